@@ -1,0 +1,102 @@
+"""What was really called: :class:`Call`, :class:`Transcript` and :func:`record`.
+
+There are three emitters and no others: the system-call wrappers and the traced file writes of :mod:`nsbook.linux`, and
+its netlink requests. Nothing above them mentions tracing. The recorder is a context variable: a plain thread does not
+see it unless it is started in a copy of the context (:func:`contextvars.copy_context`). Processes that nsbook starts
+keep their own transcript and send it to whoever asked, so the rows of a child stand among those of its parent.
+
+Without a recorder an emitter costs one look at the variable.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from nsbook.frozen import Frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+
+class Call(Frozen):
+    """One thing that was done. ``kind``: ``op`` (a step of a plan), ``syscall``, ``write`` or ``netlink``.
+
+    ``result`` is what the call returned, as text; ``errno`` is 0 on success; ``usec`` is wall time in microseconds;
+    ``actor`` says which process did it (``caller``, ``host``: the one that sets things up, ``child``: the container);
+    ``op`` is the number of the plan's op that it belongs to, -1 if none.
+    """
+
+    kind: str
+    name: str
+    args: str
+    result: str = ""
+    errno: int = 0
+    usec: float = 0.0
+    actor: str = "caller"
+    pid: int = 0
+    op: int = -1
+    note: str = ""
+
+
+class Transcript:
+    """The calls that were made, in order. Iterate over it, index it, or let it draw itself."""
+
+    def __init__(self, calls: Iterable[Call] = (), *, actor: str = "caller") -> None:
+        self._calls: list[Call] = list(calls)
+        self.actor = actor
+        self.op = -1
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self._calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __getitem__(self, index: int) -> Call:
+        return self._calls[index]
+
+    def add(self, kind: str, name: str, args: str, result: str, errno: int, usec: float, pid: int) -> None:
+        """Called by the emitters."""
+        self._calls.append(Call(kind, name, args, result, errno, usec, self.actor, pid, self.op))
+
+    def extend(self, calls: Iterable[Call]) -> None:
+        """Take in what another process did."""
+        self._calls.extend(calls)
+
+    @property
+    def ops(self) -> tuple[Call, ...]:
+        """The steps of plans alone."""
+        return tuple(c for c in self._calls if c.kind == "op")
+
+    @property
+    def syscalls(self) -> tuple[Call, ...]:
+        """The system calls alone."""
+        return tuple(c for c in self._calls if c.kind == "syscall")
+
+    def to_list(self) -> list[dict[str, object]]:
+        """Plain data, one dict a row."""
+        return [c.to_dict() for c in self._calls]
+
+    def __repr__(self) -> str:
+        failed = sum(1 for c in self._calls if c.errno)
+        return f"<Transcript: {len(self.ops)} ops, {len(self._calls) - len(self.ops)} calls, {failed} failed>"
+
+
+current: ContextVar[Transcript | None] = ContextVar("nsbook_transcript", default=None)
+"""The transcript that emitters write to, or None."""
+
+
+class record:
+    """``with record() as transcript: ...``: everything that nsbook calls inside the block, children included."""
+
+    def __init__(self, *, actor: str = "caller") -> None:
+        self.transcript = Transcript(actor=actor)
+
+    def __enter__(self) -> Transcript:
+        self._token = current.set(self.transcript)
+        return self.transcript
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        current.reset(self._token)
