@@ -13,10 +13,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+    from typing import Any, ClassVar, Self, dataclass_transform
 
-    _T = TypeVar("_T")
 else:
 
     def dataclass_transform(**_):

@@ -215,4 +215,3 @@ class Inspectable:
         from nsbook.errors import Unsupported
 
         raise Unsupported(f"{type(self).__name__}.widget()", "there is no live view of it here", "pip install 'nsbook[lab]'")
-
