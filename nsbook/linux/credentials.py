@@ -6,7 +6,7 @@ import ctypes
 import os
 
 from nsbook.linux import constants
-from nsbook.linux.call import entry, failed, flags, pointer, syscall
+from nsbook.linux.call import entry, failed, flags, integer, pointer, syscall
 from nsbook.linux.constants import CAPABILITIES as CAPABILITIES
 from nsbook.linux.process import prctl
 
@@ -14,6 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nsbook.linux.call import Show
+
+_prctl = entry("prctl", integer, integer, integer, integer, integer)
 _capget = entry("capget", pointer, pointer)
 _capset = entry("capset", pointer, pointer)
 _Header = ctypes.c_uint32 * 2
@@ -40,24 +43,39 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
         raise failed()
 
 
+def _control(option: int, arg2: int, arg3: int = 0) -> int:
+    value = _prctl(option, arg2, arg3, 0, 0)
+    if value < 0:
+        raise failed()
+    return value
+
+
+def _on(option: str) -> Show:
+    """Shows a capability's number behind the prctl option that it is for."""
+    return lambda cap: f"{option}, {CAPABILITIES[cap] if 0 <= cap < len(CAPABILITIES) else cap}"
+
+
+@syscall("prctl", cap=_on("PR_CAPBSET_READ"))
 def cap_bset_read(cap: int) -> bool:
     """Whether the bounding set has the capability; EINVAL for one that this kernel does not know."""
-    return prctl(constants.PR_CAPBSET_READ, cap) == 1
+    return _control(constants.PR_CAPBSET_READ, cap) == 1
 
 
+@syscall("prctl", cap=_on("PR_CAPBSET_DROP"))
 def cap_bset_drop(cap: int) -> None:
     """Take the capability out of the bounding set, for good. Needs CAP_SETPCAP."""
-    prctl(constants.PR_CAPBSET_DROP, cap)
+    _control(constants.PR_CAPBSET_DROP, cap)
+
+
+@syscall("prctl", cap=_on("PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE"))
+def cap_ambient_raise(cap: int) -> None:
+    """Add to the ambient set; the capability must be permitted and inheritable."""
+    _control(constants.PR_CAP_AMBIENT, constants.PR_CAP_AMBIENT_RAISE, cap)
 
 
 def cap_ambient_clear() -> None:
     """Empty the ambient set."""
     prctl(constants.PR_CAP_AMBIENT, constants.PR_CAP_AMBIENT_CLEAR_ALL)
-
-
-def cap_ambient_raise(cap: int) -> None:
-    """Add to the ambient set; the capability must be permitted and inheritable."""
-    prctl(constants.PR_CAP_AMBIENT, constants.PR_CAP_AMBIENT_RAISE, cap)
 
 
 def last_cap() -> int:
