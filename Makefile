@@ -37,17 +37,18 @@ define install
 	echo 'Python'"'"'s venv module is missing for $(PYTHON). Debian, Ubuntu: apt install python3-venv.' >&2; exit 1; }
 @echo 'Installing nsbook[$(1)] into $(VENV) ($(shell $(PYTHON) -V 2>&1); a few minutes the first time) ...'
 @$(VENV)/bin/python -c pass 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
-@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location -e '.[$(1)]'
+@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-warn-script-location -e '.[$(1)]'
 @mkdir -p $(VENV)/etc/jupyter && cp -R binder/jupyter/. $(VENV)/etc/jupyter/
 @touch $@
 endef
 
-# No browser is opened where there is no screen. As root JupyterLab wants to be told that this is meant.
+# No browser is opened where there is no screen. As root JupyterLab wants to be told that this is meant. On 127.0.0.1 it has
+# one URL to print, not two. ARGS for others: make lab ARGS='--ServerApp.ip=0.0.0.0'
 lab: $(VENV)/.lab
-	@cd notebooks && exec ../$(VENV)/bin/python -m jupyterlab --LabApp.log_level=ERROR \
+	@cd notebooks && exec ../$(VENV)/bin/python -m jupyterlab --LabApp.default_url=/lab/tree/00-welcome.ipynb \
+		--LabApp.log_level=ERROR --ServerApp.log_level=ERROR --ServerApp.ip=127.0.0.1 \
 		$$([ "$$(id -u)" != 0 ] || echo --allow-root) \
-		$$([ -n "$$DISPLAY$$WAYLAND_DISPLAY$$BROWSER" ] || [ "$$(uname)" = Darwin ] || echo --no-browser) \
-		00-welcome.ipynb
+		$$([ -n "$$DISPLAY$$WAYLAND_DISPLAY$$BROWSER" ] || [ "$$(uname)" = Darwin ] || echo --no-browser) $(ARGS)
 
 test: $(VENV)/.test
 	@$(VENV)/bin/python tests/run.py $(ARGS)

@@ -176,7 +176,10 @@ def descriptors(launcher: frozenset[int]) -> frozenset[str]:
 def ledger() -> frozenset[str]:
     if station.home is None:
         return frozenset()
-    return frozenset(str(p) for p in (station.home / "root").rglob("ledger/*"))
+    try:
+        return frozenset(entry.path for entry in os.scandir(station.home / "root/run/ledger"))
+    except FileNotFoundError:
+        return frozenset()
 
 
 def files() -> frozenset[str]:
