@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nsbook.primitives import Overlay as Overlay
     from nsbook.primitives import Process as Process
     from nsbook.primitives import SeccompFilter as SeccompFilter
-    from nsbook.spawn import ledger as ledger
+    from nsbook.spawn.ledger import ledger as ledger
     from nsbook.trace import record as record
 
 __version__ = "0.1.0"
@@ -42,7 +42,7 @@ _names = {
     "Overlay": "primitives",
     "Process": "primitives",
     "SeccompFilter": "primitives",
-    "ledger": "spawn",
+    "ledger": "spawn.ledger",
     "record": "trace",
 }
 
