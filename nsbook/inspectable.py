@@ -140,7 +140,9 @@ def _short(value: Any) -> str:
 
 def _name(item: Any) -> Any:
     """What tells one row of a list from another: its first field."""
-    return next(iter(item.values()), None) if isinstance(item, dict) else item
+    if isinstance(item, dict):
+        return next(iter(item.values()), None)
+    return item[0] if isinstance(item, list) and item else item
 
 
 def _compare(where: str, before: Any, after: Any, changes: list[Change]) -> None:

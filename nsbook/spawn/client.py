@@ -138,6 +138,7 @@ class Session:
         self.status: int | None = None
         self.observed: dict[str, str] = {}
         self.transcript = trace.Transcript()
+        self.ops: list[Op] = list(plan.ops)
         self._recorder = trace.current.get()
         streams = streams or {}
         message = {
@@ -156,6 +157,12 @@ class Session:
             self.channel.send(message, list(streams.values()))
         except Gone:
             raise self._lost() from None
+
+    def number(self, op: Op) -> int:
+        """An op's number in the transcript: its place in the plan, or after it for one that the plan has not."""
+        if op not in self.ops:
+            self.ops.append(op)
+        return self.ops.index(op)
 
     def fileno(self) -> int:
         """For poll: something has happened."""
@@ -199,7 +206,7 @@ class Session:
             raise error
 
     def _take(self, message: dict[str, Any]) -> None:
-        rows = transcript_rows(self.plan.ops, message.get("done", ()), message.get("calls", ()))
+        rows = transcript_rows(tuple(self.ops), message.get("done", ()), message.get("calls", ()))
         self.transcript.extend(rows)
         if self._recorder is not None:
             self._recorder.extend(rows)

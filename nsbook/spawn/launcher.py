@@ -165,15 +165,18 @@ class Request:
 
         shepherd = self.shepherd
         while True:
-            if shepherd.poll(self.channel) == "child" and shepherd.control is None:
-                shepherd.wait()
-                return
+            if shepherd.status is None and shepherd.control is None and shepherd.poll(self.channel) == "child":
+                status = shepherd.wait()
+                if not self.message.get("keep"):
+                    return
+                self.channel.send({"exited": status, "observed": shepherd.observe(self.observe)})
             message, fds = self.channel.receive()
             reply: dict[str, Any] = {}
             try:
                 if "op" in message:
                     op = from_json(message["op"])
                     if op.where == "host":
+                        shepherd.expect(op)
                         shepherd.do_host(message["index"], op)
                     elif op.where == "child" and shepherd.do_child(
                         message["index"], op, dict(zip(message["fds"], fds, strict=True))

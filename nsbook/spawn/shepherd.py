@@ -99,6 +99,13 @@ class Shepherd:
             self._await_exec()
         return True
 
+    def expect(self, op: Op) -> None:
+        """Write an op's inverses into the ledger, if it is not one of the plan's."""
+        new = tuple([inverse for inverse in op.undo() if inverse not in self.entry.inverses])
+        if new:
+            self.entry = self.entry.replace(inverses=new + self.entry.inverses)
+            self.entry.write()
+
     def do_host(self, index: int, op: Op) -> None:
         """One op of ours. Raises Failure."""
         try:

@@ -144,7 +144,7 @@ class Fork(Op):
         pid, _ = sys_process.clone3(C.CLONE_PARENT)
         if pid:
             # CLONE_PARENT made it our sibling: whoever waits for us waits for it. It is told which pid to expect.
-            os.write(at.slots["forked"], b"%d\n" % pid)
+            at.slots["control"].send({"forked": pid})
             os._exit(0)
 
     def shell(self) -> Shell:
