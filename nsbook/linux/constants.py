@@ -264,13 +264,14 @@ IFF_ALLMULTI = 0x200
 IFF_MULTICAST = 0x1000
 IFF_LOWER_UP = 0x10000
 
+_ALIASES = ("O_RSYNC", "O_NDELAY", "O_ACCMODE")  # second names of O_SYNC and O_NONBLOCK, and a mask
 _tables: dict[tuple[str, ...], list[tuple[int, str]]] = {}
 
 
 def _names(prefixes: tuple[str, ...]) -> list[tuple[int, str]]:
     table = _tables.get(prefixes)
     if table is None:
-        space = {k: v for k, v in (vars(os) | globals()).items() if isinstance(v, int) and "__" not in k}
+        space = {k: v for k, v in (vars(os) | globals()).items() if isinstance(v, int) and "__" not in k and k not in _ALIASES}
         table = _tables[prefixes] = [(v, k) for p in prefixes for k, v in space.items() if k.startswith(p)]
     return table
 

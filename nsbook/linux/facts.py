@@ -17,8 +17,15 @@ import os
 
 from nsbook.linux import cgroups, constants, host, idmaps, nsfs, status
 from nsbook.linux.call import ENOSYS, entry, pointer, refused
+from nsbook.linux.credentials import cap_bset_read, capget, last_cap
 from nsbook.linux.files import read_bytes, read_file
 from nsbook.linux.mountinfo import MountEntry, covering, mountinfo
+from nsbook.linux.process import prctl
+
+try:  # what the floor imports when it is first needed is needed here, and a child that has pivoted can't import any more
+    import fcntl  # noqa: F401
+except ImportError:  # another system: nothing will be captured there
+    pass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,9 +93,6 @@ def _plain(value: Any) -> Any:
 
 def _credentials(facts: dict[str, Any]) -> None:
     """By system calls, which work without /proc; the rest from /proc/self/status."""
-    from nsbook.linux.credentials import cap_bset_read, capget, last_cap
-    from nsbook.linux.process import prctl
-
     facts["pid"] = os.getpid()
     facts["uid"], facts["euid"], _ = os.getresuid()
     facts["gid"], facts["egid"], _ = os.getresgid()

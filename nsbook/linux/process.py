@@ -26,7 +26,7 @@ from nsbook.linux.constants import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
     from typing import NoReturn
 
@@ -74,17 +74,21 @@ def clone3(flags: int = 0, *, exit_signal: int = SIGCHLD, cgroup: int = -1) -> t
     pidfd = ctypes.c_int(-1)
     place = ctypes.addressof(pidfd)
     wanted = (ctypes.c_uint64 * 11)(flags, place, 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup, 0))
-    pid, errno = _fork(lambda: _clone3_entry(wanted, ctypes.sizeof(wanted)))
-    if pid < 0 and errno == ENOSYS and not flags & _ONLY_CLONE3:
-        pid, errno = _fork(lambda: _clone_entry(flags | exit_signal, None, place, 0, 0))
+
+    def call() -> int:
+        pid = _clone3_entry(wanted, ctypes.sizeof(wanted))
+        if pid < 0 and ctypes.get_errno() == ENOSYS and not flags & _ONLY_CLONE3:
+            pid = _clone_entry(flags | exit_signal, None, place, 0, 0)
+        return pid
+
+    pid, errno = _fork(call)
     if pid < 0:
         raise failed(errno=errno)
     return (pid, pidfd.value) if pid else (0, -1)
 
 
-def _fork(call: object) -> tuple[int, int]:
+def _fork(call: Callable[[], int]) -> tuple[int, int]:
     """Make the call as :func:`os.fork` would: hooks around it, and no signal handler of Python's in between."""
-    assert callable(call)
     python = ctypes.pythonapi
     before, parent, child = python.PyOS_BeforeFork, python.PyOS_AfterFork_Parent, python.PyOS_AfterFork_Child
     mask = pthread_sigmask(SIG_BLOCK, ())
