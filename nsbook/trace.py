@@ -88,6 +88,16 @@ current: ContextVar[Transcript | None] = ContextVar("nsbook_transcript", default
 """The transcript that emitters write to, or None."""
 
 
+class unrecorded:
+    """``with unrecorded(): ...``: the same shape as :class:`record`, and nothing is recorded."""
+
+    def __enter__(self) -> None:
+        self._token = current.set(None)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        current.reset(self._token)
+
+
 class record:
     """``with record() as transcript: ...``: everything that nsbook calls inside the block, children included."""
 

@@ -89,7 +89,8 @@ class Op(Frozen):
 
     def what(self) -> str:
         """In a few words, what this does and why."""
-        return (type(self).__doc__ or "").split("\n", 1)[0].rstrip(".")
+        text = (type(self).__doc__ or "").split("\n", 1)[0].rstrip(".")
+        return text[:1].lower() + text[1:]
 
     def undo(self) -> tuple[Op, ...]:
         """The ops that take back what this one leaves on the host; all of them may be run twice, or for nothing."""

@@ -210,4 +210,5 @@ class Exec(Op):
         return Shell("statement", f"exec env -i {env} " + " ".join(map(quote, self.argv)))
 
     def what(self) -> str:
-        return "become " + " ".join(self.argv)
+        words = " ".join(" ".join(self.argv).split())
+        return "become " + (words if len(words) <= 60 else words[:59] + "…")
