@@ -77,11 +77,10 @@ class Kept(NamedTuple):
 
 def kept() -> Kept:
     spawn = sys.modules.get("nsbook.spawn")
-    report = getattr(spawn, "statistics", None)
-    if report is None:
+    if spawn is None:
         return Kept()
-    state = report()
-    return Kept(frozenset(state.pids), frozenset(state.descriptors))
+    state = spawn.statistics()
+    return Kept(frozenset({state["launcher"]}), frozenset(state["descriptors"]))
 
 
 def mounts() -> frozenset[str]:

@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -198,10 +199,14 @@ def has_chromium() -> bool:
 
 
 def has_packages() -> bool:
-    """Whether Debian's packages can be had."""
-    with tempfile.TemporaryDirectory() as there:
-        os.chmod(there, 0o777)
-        return run(*outside("sh", "-c", 'cd "$0" && apt-get download -qq hostname', there), timeout=60)
+    """Whether Debian's packages can be had. Tried twice: another apt may be at work on the lists just now."""
+    for pause in (0, 5):
+        time.sleep(pause)
+        with tempfile.TemporaryDirectory() as there:
+            os.chmod(there, 0o777)
+            if run(*outside("sh", "-c", 'cd "$0" && apt-get download -qq hostname', there), timeout=60):
+                return True
+    return False
 
 
 needs: dict[str, Need] = {

@@ -12,6 +12,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -41,6 +42,8 @@ def enter(worker: str) -> None:
 def leave() -> None:
     """Undo it."""
     global home
+    if "nsbook.spawn" in sys.modules:
+        sys.modules["nsbook.spawn"].shutdown()
     while cgroups:
         mine = cgroups.pop()
         write(mine.parent / "cgroup.procs", str(os.getpid()))
