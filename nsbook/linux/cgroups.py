@@ -6,7 +6,7 @@ import os
 
 from nsbook.frozen import Frozen
 from nsbook.linux.files import read_file
-from nsbook.linux.mountinfo import mountinfo
+from nsbook.linux.mountinfo import MountEntry, mountinfo
 
 
 class CgroupLine(Frozen):
@@ -63,7 +63,12 @@ def hierarchies(pid: int | str = "self") -> tuple[Hierarchy, ...]:
     """The hierarchies that the process can see, one row each, in the order of their mounts."""
     lines = cgroup(pid)
     rows: dict[tuple[str, ...], Hierarchy] = {}
-    for mount in mountinfo(pid):
+    mounts = mountinfo(pid)
+    points = {mount.id: mount.mountpoint for mount in mounts}
+    covered = {mount.parent for mount in mounts if points.get(mount.parent) == mount.mountpoint}
+    for mount in mounts:
+        if mount.id in covered or (pid == "self" and not _visible(mount)):
+            continue
         if mount.fstype == "cgroup":
             line = next((one for one in lines if one.controllers and set(one.controllers) <= set(mount.super_options)), None)
             names = line.controllers if line else ()
@@ -87,6 +92,15 @@ def hierarchies(pid: int | str = "self") -> tuple[Hierarchy, ...]:
         if known is None or (not known.directory and row.directory):  # mounted twice: take where the own cgroup shows
             rows[line.controllers] = row
     return tuple(rows.values())
+
+
+def _visible(mount: MountEntry) -> bool:
+    """Whether a lookup of the mount point ends in this file system: something may be mounted over a directory above it."""
+    try:
+        device = os.stat(mount.mountpoint).st_dev
+    except OSError:
+        return False
+    return f"{os.major(device)}:{os.minor(device)}" == mount.device
 
 
 def _v2_controllers(mountpoint: str) -> tuple[str, ...]:
