@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         import difflib
 
         near = difflib.get_close_matches(verb, VERBS, 1)
-        print(f"nsbook: no verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(VERBS)}"), file=sys.stderr)
+        print(
+            f"nsbook: no verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(VERBS)}"), file=sys.stderr
+        )
         return 125
     args = parser(verb).parse_args(words)
     from importlib import import_module

@@ -57,7 +57,9 @@ class AssemblySnapshot(Snapshot):
 class Assembly(Inspectable):
     """A container half built. The arguments are those of :class:`~nsbook.Container`."""
 
-    def __init__(self, image: Image | str | os.PathLike[str], argv: list[str] | tuple[str, ...] = (), *, id: str = "", **given: Any) -> None:
+    def __init__(
+        self, image: Image | str | os.PathLike[str], argv: list[str] | tuple[str, ...] = (), *, id: str = "", **given: Any
+    ) -> None:
         self._prepared: Prepared = prepare(image, _words(argv), options(**given), id=id, title="")
         self.plan: Plan = self._prepared.plan
         self._session: Session | None = None

@@ -43,7 +43,9 @@ class Changes(Inspectable, Frozen):
         notes = tuple([f"not looked into: {p} (it belongs to a mapped user)" for p in self.unreadable])
         if not self.rows:
             notes = ("nothing has changed", *notes)
-        return Sheet("Changes of the container's writable layer", ("", "", "path"), tuple((r.kind, words[r.kind], r.path) for r in self.rows), notes)
+        return Sheet(
+            "Changes of the container's writable layer", ("", "", "path"), tuple((r.kind, words[r.kind], r.path) for r in self.rows), notes
+        )
 
 
 def changes(upper: str, lowerdirs: tuple[str, ...]) -> Changes:

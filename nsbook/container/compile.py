@@ -54,6 +54,24 @@ def compile_spec(config: dict[str, Any], ground: Ground) -> Plan:
     return _Compiler(config, ground).plan()
 
 
+def compile_exec(config: dict[str, Any], ground: Ground) -> Plan:
+    """The plan of one more process in a running container: join the cgroup, enter the namespaces, fork (a process never
+    changes its own pid namespace), and take on the restrictions that ``config`` says. The slot ``$target`` is a pidfd of
+    the container's first process."""
+    compiler = _Compiler(config, ground)
+    kinds = tuple(compiler.made + [kind for kind, _ in compiler.joined])
+    cgroup = ground.cgroup
+    out: list[ops.Op] = [ops.Clone((), cgroup.cgroup_directory if cgroup else "")]
+    if cgroup:
+        out += cgroup.join
+    out.append(ops.Setns("$target", kinds))
+    if "pid" in kinds:
+        out.append(ops.Fork())
+    out += compiler.limits()
+    out += compiler.last(hold=False)
+    return Plan(ground.run, tuple(out), tuple(compiler.warnings), ground.title)
+
+
 class _Compiler:
     def __init__(self, config: dict[str, Any], ground: Ground) -> None:
         self.config = config
@@ -114,8 +132,8 @@ class _Compiler:
         out += self._root()
         out += self._furnish()
         out += self._enter()
-        out += self._limits()
-        out += self._last()
+        out += self.limits()
+        out += self.last()
         return Plan(self.ground.run, tuple(out), tuple(self.warnings), self.ground.title)
 
     def _host(self) -> list[ops.Op]:
@@ -210,11 +228,7 @@ class _Compiler:
         flags = tuple([w for w in words if w in FLAGS])
         propagation = next((w for w in words if w in PROPAGATION_WORDS), "")
         bind = "bind" in words or "rbind" in words or kind == "bind"
-        data = [
-            w
-            for w in words
-            if w not in FLAGS and w not in PROPAGATION_WORDS and w not in IGNORED_WORDS and w not in ("bind", "rbind")
-        ]
+        data = [w for w in words if w not in FLAGS and w not in PROPAGATION_WORDS and w not in IGNORED_WORDS and w not in ("bind", "rbind")]
         if kind == "cgroup" and not bind:
             return self._cgroups(target, "ro" in words)
         if bind:
@@ -261,11 +275,7 @@ class _Compiler:
 
     def _check_sysctl(self, key: str) -> None:
         owner = (
-            "net"
-            if key.startswith("net.")
-            else "ipc"
-            if key.startswith(("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue."))
-            else ""
+            "net" if key.startswith("net.") else "ipc" if key.startswith(("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")) else ""
         )
         if key in ("kernel.hostname", "kernel.domainname"):
             owner = "uts"
@@ -274,24 +284,24 @@ class _Compiler:
         if owner not in self.made:
             raise InvalidSpec(f"sysctl {key}: it belongs to the {owner} namespace, which this container shares with the host")
 
-    def _limits(self) -> list[ops.Op]:
+    def limits(self) -> list[ops.Op]:
         process, out = self.process, list[ops.Op]()
         for limit in process.get("rlimits") or ():
             out.append(ops.SetRlimit(limit["type"], limit["soft"], limit["hard"]))
         if process.get("oomScoreAdj") is not None:
             out.append(ops.SetOomScore(process["oomScoreAdj"]))
+        if process.get("terminal"):
+            out.append(ops.OpenTerminal())
         out.append(ops.NewSession("$stdin" if process.get("terminal") else ""))
         out.append(ops.ConnectStreams(preserve=self.ground.preserve_fds))
         return out
 
-    def _last(self) -> list[ops.Op]:
+    def last(self, *, hold: bool = True) -> list[ops.Op]:
         process, out = self.process, list[ops.Op]()
         user = process.get("user") or {}
         uid, gid, groups = user.get("uid", 0), user.get("gid", 0), tuple(user.get("additionalGids") or ())
         filtered = (
-            [ops.LoadSeccomp(self.ground.seccomp, self.ground.seccomp_name, self.ground.seccomp_flags)]
-            if self.ground.seccomp
-            else []
+            [ops.LoadSeccomp(self.ground.seccomp, self.ground.seccomp_name, self.ground.seccomp_flags)] if self.ground.seccomp else []
         )
         no_new = bool(process.get("noNewPrivileges"))
         sets = process.get("capabilities")
@@ -305,15 +315,14 @@ class _Compiler:
         set_groups = not (self.in_userns and self.rootless and not self._needs_tools())
         out.append(ops.SetUser(uid, gid, groups if set_groups else (), sets is not None, set_groups))
         if groups and not set_groups:
-            self.warnings.append(
-                "supplementary groups are not set: an ordinary user's namespace with a single id has setgroups(2) denied"
-            )
+            self.warnings.append("supplementary groups are not set: an ordinary user's namespace with a single id has setgroups(2) denied")
         if sets is not None:
             out.append(ops.SetCapabilities(effective, permitted, inheritable, ambient))
         if user.get("umask") is not None:
             out.append(ops.SetUmask(user["umask"]))
         out.append(ops.ChangeDirectory(process.get("cwd") or "/", self.ground.create_cwd and uid == 0))
-        out.append(ops.Barrier("start", True))
+        if hold:
+            out.append(ops.Barrier("start", True))
         if self.ground.init:
             out.append(ops.Init())
         if no_new:

@@ -52,7 +52,9 @@ class Container(Inspectable):
     :class:`~nsbook.container.spec.Options`.
     """
 
-    def __init__(self, image: Image | str | os.PathLike[str], argv: list[str] | tuple[str, ...] = (), *, id: str = "", **given: Any) -> None:
+    def __init__(
+        self, image: Image | str | os.PathLike[str], argv: list[str] | tuple[str, ...] = (), *, id: str = "", **given: Any
+    ) -> None:
         self.options: Options = options(**given)
         self._prepared: Prepared = prepare(image, _words(argv), self.options, id=id)
         self._session: Session | None = None
@@ -91,7 +93,9 @@ class Container(Inspectable):
     # ---- one that is kept
 
     @classmethod
-    def create(cls, image: Image | str | os.PathLike[str], argv: list[str] | tuple[str, ...] = (), *, id: str = "", **given: Any) -> Container:
+    def create(
+        cls, image: Image | str | os.PathLike[str], argv: list[str] | tuple[str, ...] = (), *, id: str = "", **given: Any
+    ) -> Container:
         """Make a container up to its last step: everything is there, and the command has not begun."""
         container = cls(image, argv, id=id, **given)
         container._create()
@@ -390,4 +394,6 @@ def _not_started(prepared: Prepared, error: SetupError, seconds: float, argv: tu
         raise error
     code = 127 if cause.errno == 2 else 126
     words = argv or tuple(prepared.config["process"]["args"])
-    return Result(words, code, b"", f"nsbook: {words[0]}: {cause.strerror}\n".encode(), seconds, False, error.transcript, prepared.plan.warnings)
+    return Result(
+        words, code, b"", f"nsbook: {words[0]}: {cause.strerror}\n".encode(), seconds, False, error.transcript, prepared.plan.warnings
+    )

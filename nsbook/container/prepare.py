@@ -55,7 +55,9 @@ def prepare(image: Image | str | os.PathLike[str], argv: tuple[str, ...], o: Opt
         raise Unsupported("a container without a user namespace", "only root may make the other namespaces without one", "run as root")
     uid, gid, groups, home = users.look_up(o.user or (config.user if config is not None else ""), lowerdirs)
     if maps is not None and not (_mapped(uid, maps.uid) and _mapped(gid, maps.gid)):
-        raise Unsupported(f"user {uid}:{gid} in this container", maps.note or "the id is outside of the map", "use root inside, or more sub-ids")
+        raise Unsupported(
+            f"user {uid}:{gid} in this container", maps.note or "the id is outside of the map", "use root inside, or more sub-ids"
+        )
     cgroup = _cgroup(id, o)
     seccomp, seccomp_name, flags = _seccomp(o)
     directory = os.path.join(containers_root(), id)

@@ -106,8 +106,7 @@ def options(**given: Any) -> Options:
 
         near = difflib.get_close_matches(unknown[0], Options.fields, 1)
         raise InvalidOption(
-            f"no option {unknown[0]!r}"
-            + (f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(Options.fields)}")
+            f"no option {unknown[0]!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(Options.fields)}")
         )
     value = dict(given)
     if isinstance(value.get("env"), dict):
@@ -195,9 +194,7 @@ def default_mounts(*, rootless: bool, single_id: bool, host_network: bool, cgrou
     ]
     if rootless and host_network:
         # sysfs belongs to the network namespace: whoever doesn't own that may not mount it, but may bind the host's
-        mounts.append(
-            {"destination": "/sys", "type": "none", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]}
-        )
+        mounts.append({"destination": "/sys", "type": "none", "source": "/sys", "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]})
     else:
         mounts.append({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]})
         if cgroup:
@@ -245,9 +242,7 @@ def spec(
         mounts.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "noexec", *words]})
     for bind in o.binds:
         source, target, flags, propagation = parse_bind(bind)
-        mounts.append(
-            {"destination": target, "type": "bind", "source": source, "options": ["rbind", propagation or "rprivate", *flags]}
-        )
+        mounts.append({"destination": target, "type": "bind", "source": source, "options": ["rbind", propagation or "rprivate", *flags]})
     process: dict[str, Any] = {
         "terminal": False,
         "user": {"uid": uid, "gid": gid, **({"additionalGids": list(groups)} if groups else {})},

@@ -33,9 +33,7 @@ def look_up(user: str, lowerdirs: tuple[str, ...]) -> tuple[int, int, tuple[int,
     if uid < 0:
         if not name.isdigit():
             known = ", ".join(row[0] for row in passwd[:8]) or "nobody at all"
-            raise InvalidOption(
-                f"user {name!r}: this image's /etc/passwd doesn't know that name (it knows {known}); a number always works"
-            )
+            raise InvalidOption(f"user {name!r}: this image's /etc/passwd doesn't know that name (it knows {known}); a number always works")
         uid = int(name)
     groups: list[int] = []
     table = [line.split(":") for line in _lines(lowerdirs, "etc/group") if line.count(":") >= 3]

@@ -83,9 +83,7 @@ class Cgroup(Inspectable):
         return Plan(run, (*made.make, Barrier("kept", True)), made.warnings, f"Cgroup {name}"), made
 
     @classmethod
-    def create(
-        cls, name: str = "", *, memory: int | str | None = None, cpus: float | None = None, pids: int | None = None
-    ) -> Cgroup:
+    def create(cls, name: str = "", *, memory: int | str | None = None, cpus: float | None = None, pids: int | None = None) -> Cgroup:
         """Make a group below (version 1) or beside (version 2) the caller's own.
 
         ``memory`` in bytes or as ``"64M"``; ``cpus`` 0.5 is half of one; ``pids`` the most tasks.
@@ -309,7 +307,7 @@ class Cgroup(Inspectable):
 
     def kill(self) -> None:
         """SIGKILL to every process in it."""
-        from nsbook.spawn.ops.host import kill_cgroup
+        from nsbook.spawn.ops.cgroups import kill_cgroup
 
         for path in self.paths:
             kill_cgroup(path)

@@ -79,9 +79,7 @@ def design(name: str, limits: Limits, *, limit_fix: str = "") -> Design:
     v1 = [h for h in found if h.version == 1 and h.controllers]
     v2 = next((h for h in found if h.version == 2), None)
     made = (
-        _version_1(name, limits, v1)
-        if any(h.controllers and h.controllers[0] in V1_WANTED for h in v1)
-        else _version_2(name, limits, v2)
+        _version_1(name, limits, v1) if any(h.controllers and h.controllers[0] in V1_WANTED for h in v1) else _version_2(name, limits, v2)
     )
     missing = [c for c in limits.names() if not made.path_of(c)]
     if missing:
@@ -181,9 +179,7 @@ def limit_ops(version: int, where: dict[str, str], limits: Limits) -> list[Op]:
             ops.append(WriteFile(f"{path}/memory.memsw.limit_in_bytes", str(swap), "let swap not help out", optional=True))
         else:
             ops.append(WriteFile(f"{path}/memory.max", str(limits.memory), why))
-            ops.append(
-                WriteFile(f"{path}/memory.swap.max", str(max(0, swap - limits.memory)), "let swap not help out", optional=True)
-            )
+            ops.append(WriteFile(f"{path}/memory.swap.max", str(max(0, swap - limits.memory)), "let swap not help out", optional=True))
     if limits.shares is not None and "cpu" in where:
         if version == 1:
             ops.append(WriteFile(f"{where['cpu']}/cpu.shares", str(limits.shares), f"give {limits.shares} shares of the CPUs"))
@@ -193,9 +189,7 @@ def limit_ops(version: int, where: dict[str, str], limits: Limits) -> list[Op]:
     if limits.quota is not None and "cpu" in where:
         why = f"at most {limits.quota} us of CPU time in each {limits.period}"
         if version == 1:
-            ops.append(
-                WriteFile(f"{where['cpu']}/cpu.cfs_period_us", str(limits.period), f"count CPU time by {limits.period} us")
-            )
+            ops.append(WriteFile(f"{where['cpu']}/cpu.cfs_period_us", str(limits.period), f"count CPU time by {limits.period} us"))
             ops.append(WriteFile(f"{where['cpu']}/cpu.cfs_quota_us", str(limits.quota), why))
         else:
             ops.append(WriteFile(f"{where['cpu']}/cpu.max", f"{limits.quota} {limits.period}", why))

@@ -60,9 +60,7 @@ def failure(index: int, error: BaseException) -> dict[str, Any]:
     return {
         "index": index,
         "errno": getattr(error, "errno", 0) or 0,
-        "message": (getattr(error, "strerror", "") or str(error))
-        if isinstance(error, OSError)
-        else f"{type(error).__name__}: {error}",
+        "message": (getattr(error, "strerror", "") or str(error)) if isinstance(error, OSError) else f"{type(error).__name__}: {error}",
         "filename": str(getattr(error, "filename", "") or ""),
         "notes": list(getattr(error, "__notes__", ())),
         "facts": facts,

@@ -47,9 +47,7 @@ class Launcher:
         except (Gone, TimeoutError):
             self.process.kill()
             self.process.wait()
-            raise NsbookError(
-                f"the launcher process did not start ({sys.executable} -I -S, status {self.process.returncode})"
-            ) from None
+            raise NsbookError(f"the launcher process did not start ({sys.executable} -I -S, status {self.process.returncode})") from None
 
     @property
     def pid(self) -> int:

@@ -178,9 +178,7 @@ class Request:
                     if op.where == "host":
                         shepherd.expect(op)
                         shepherd.do_host(message["index"], op)
-                    elif op.where == "child" and shepherd.do_child(
-                        message["index"], op, dict(zip(message["fds"], fds, strict=True))
-                    ):
+                    elif op.where == "child" and shepherd.do_child(message["index"], op, dict(zip(message["fds"], fds, strict=True))):
                         reply["running"] = shepherd.pid
                     elif op.where == "both":
                         shepherd.done.append((message["index"], 0.0, 0))

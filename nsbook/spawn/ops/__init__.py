@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from nsbook.spawn.ops.base import Op, Place, Shell, from_json, vocabulary
-from nsbook.spawn.ops.directories import MakeDirectory, RemoveTree
-from nsbook.spawn.ops.furnish import MakeDevice, MakeLink, MaskPath, ReadOnlyPath
-from nsbook.spawn.ops.host import (
+from nsbook.spawn.ops.cgroups import (
     JoinCgroup,
-    KillRun,
     LeaveForLeaf,
     MakeCgroup,
+    MakeCgroupParents,
     MoveBack,
     RemoveCgroup,
-    Unmount,
-    WriteFile,
-    WriteIdMap,
+    RemoveEmptyCgroups,
 )
+from nsbook.spawn.ops.directories import MakeDirectory, RemoveTree
+from nsbook.spawn.ops.furnish import MakeDevice, MakeLink, MaskPath, ReadOnlyPath
+from nsbook.spawn.ops.host import KillRun, Unmount, WriteFile, WriteIdMap
 from nsbook.spawn.ops.mounts import (
     BindMount,
     HostMount,
@@ -49,6 +48,7 @@ from nsbook.spawn.ops.process import (
     Exec,
     Init,
     NewSession,
+    OpenTerminal,
     SetOomScore,
     SetRlimit,
     SetUmask,
@@ -75,6 +75,7 @@ __all__ = [
     "LoadSeccomp",
     "LoopbackUp",
     "MakeCgroup",
+    "MakeCgroupParents",
     "MakeDevice",
     "MakeDirectory",
     "MakeLink",
@@ -86,11 +87,13 @@ __all__ = [
     "NewSession",
     "NoNewPrivileges",
     "Op",
+    "OpenTerminal",
     "PivotRoot",
     "Place",
     "ReadOnlyPath",
     "RemountRoot",
     "RemoveCgroup",
+    "RemoveEmptyCgroups",
     "RemoveTree",
     "SetCapabilities",
     "SetDomainname",

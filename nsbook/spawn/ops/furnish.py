@@ -106,9 +106,7 @@ class MaskPath(Op):
             return
         try:
             if stat.S_ISDIR(os.fstat(fd).st_mode):
-                sys_mount.mount(
-                    "tmpfs", magic(fd), "tmpfs", C.MS_RDONLY | C.MS_NOSUID | C.MS_NODEV | C.MS_NOEXEC, "size=0k,nr_inodes=1"
-                )
+                sys_mount.mount("tmpfs", magic(fd), "tmpfs", C.MS_RDONLY | C.MS_NOSUID | C.MS_NODEV | C.MS_NOEXEC, "size=0k,nr_inodes=1")
             else:
                 sys_mount.mount("/dev/null", magic(fd), None, C.MS_BIND, None)
         finally:
@@ -151,9 +149,7 @@ class ReadOnlyPath(Op):
 
     def shell(self) -> Shell:
         p = quote(self.root + self.path)
-        return Shell(
-            "statement", f"[ ! -e {p} ] || {{ mount --rbind {p} {p}; mount -o remount,bind,ro,nosuid,nodev,noexec {p}; }}"
-        )
+        return Shell("statement", f"[ ! -e {p} ] || {{ mount --rbind {p} {p}; mount -o remount,bind,ro,nosuid,nodev,noexec {p}; }}")
 
     def what(self) -> str:
         return f"make {self.path} read-only"

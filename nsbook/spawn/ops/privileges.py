@@ -131,9 +131,7 @@ class LoadSeccomp(Op):
         )
 
     def what(self) -> str:
-        return f"load the system-call filter {self.profile or ''}: {len(self.program) * 3 // 4 // 8} instructions".replace(
-            " :", ":"
-        )
+        return f"load the system-call filter {self.profile or ''}: {len(self.program) * 3 // 4 // 8} instructions".replace(" :", ":")
 
 
 def _mask(names: tuple[str, ...]) -> int:

@@ -9,6 +9,7 @@ import signal
 
 from nsbook.linux import constants as C
 from nsbook.linux import files
+from nsbook.linux import mount as sys_mount
 from nsbook.linux import process as sys_process
 from nsbook.spawn.ops.base import Op, Place, Shell, quote
 
@@ -86,6 +87,40 @@ class ChangeDirectory(Op):
 
     def what(self) -> str:
         return f"go to {self.path}"
+
+
+class OpenTerminal(Op):
+    """Open a terminal of the container's own, hand its master end out, and make it /dev/console."""
+
+    call: ClassVar[str] = "open"
+    man: ClassVar[str] = "pts(4)"
+    needs: ClassVar[tuple[str, ...]] = ("fcntl", "termios", "array", "socket")
+
+    def execute(self, at: Place) -> None:
+        import array
+        import fcntl
+        import socket
+        import termios
+
+        master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(master, termios.TIOCSPTLCK, b"\0\0\0\0")
+            number = int.from_bytes(fcntl.ioctl(master, termios.TIOCGPTN, b"\0\0\0\0"), "little")
+            name = f"/dev/pts/{number}"
+            terminal = os.open(name, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            with socket.socket(fileno=os.dup(at.bind("$console"))) as console:
+                console.sendmsg([b"/dev/ptmx"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])
+        finally:
+            os.close(master)
+        try:
+            os.close(os.open("/dev/console", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            sys_mount.mount(name, "/dev/console", None, C.MS_BIND, None)
+        except PermissionError:
+            pass  # an exec'd process lacks the privilege, and the first one's console stays
+        at.slots.update(stdin=terminal, stdout=terminal, stderr=terminal)
+
+    def shell(self) -> Shell:
+        return Shell("none", "a script runs on the terminal that it is given")
 
 
 class SetUmask(Op):
