@@ -41,7 +41,7 @@ def run_root() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime) and _owned(runtime, user):
         return os.path.join(runtime, "nsbook")
-    path = f"/tmp/nsbook-{user}"
+    path = _temporary(user)
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -52,6 +52,10 @@ def run_root() -> str:
                 "Set XDG_RUNTIME_DIR or NSBOOK_ROOT to a directory of your own."
             ) from None
     return path
+
+
+def _temporary(user: int) -> str:
+    return f"/tmp/nsbook-{user}"
 
 
 def _owned(path: str, user: int) -> bool:

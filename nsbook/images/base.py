@@ -12,6 +12,7 @@ setuid bits. The layer is stored; later processes know it by the stamps of the f
 from __future__ import annotations
 
 import os
+from zlib import crc32
 
 from nsbook.errors import ImageError, Unsupported
 from nsbook.images import store
@@ -119,9 +120,7 @@ class Tree:
         from nsbook.images.tar import BLOCK, Entry
 
         kinds: dict[str, str] = dict.fromkeys(self.directories, "dir")
-        kinds |= (
-            dict.fromkeys(self.files, "file") | dict.fromkeys(self.contents, "content") | dict.fromkeys(self.symlinks, "symlink")
-        )
+        kinds |= dict.fromkeys(self.files, "file") | dict.fromkeys(self.contents, "content") | dict.fromkeys(self.symlinks, "symlink")
         for path in sorted(kinds, key=lambda p: p.split("/")):
             kind, name = kinds[path], os.fsencode(path)
             if kind == "dir":
@@ -153,8 +152,8 @@ def base(*, way: str = "") -> Image:
     image = _made.get(key)
     if image is not None and os.path.exists(image.layers[0].path):
         return image
-    name = f"base-{way or 'any'}"
     first = [f"{mtime} {os.environ.get('PATH', '')}", *map(store.stamp, _RECIPE)]
+    name = f"base-{way or 'any'}-{crc32(os.fsencode(first[0])):08x}"
     config = ImageConfig(
         env=(PATH,), cmd=("/bin/sh",), architecture=architecture(), labels=(("org.opencontainers.image.title", "nsbook base"),)
     )
@@ -194,11 +193,12 @@ def _remembered(root: str, lines: list[str], first: list[str], config: ImageConf
 
 
 def _searched() -> list[str]:
-    return [path for path in (*os.environ.get("PATH", "").split(":"), *PLACES) if os.path.isabs(path)]
+    """The usual places first: the image should not depend on whose PATH it is, if it can be helped."""
+    return [path for path in (*PLACES, *os.environ.get("PATH", "").split(":")) if os.path.isabs(path)]
 
 
 def find(name: str) -> str | None:
-    """The path of a programme of the host: PATH, then the usual places."""
+    """The path of a programme of the host."""
     for directory in _searched():
         path = os.path.join(directory, name)
         if os.access(path, os.X_OK) and os.path.isfile(path):

@@ -36,6 +36,15 @@ class EntrySnapshot(Frozen):
     target: str = ""
 
 
+class LayerRow(Frozen):
+    """A layer as a row of its image's snapshot (which has the time stamp)."""
+
+    diff_id: str
+    size: int
+    stored: int
+    compression: str
+
+
 class LayerSnapshot(Snapshot):
     """A layer as it is: its digest, bytes of the uncompressed tar, bytes as stored, and how it is compressed."""
 
@@ -52,7 +61,7 @@ class ImageSnapshot(Snapshot):
     digest: str
     image_id: str
     config: ImageConfig
-    layers: tuple[LayerSnapshot, ...]
+    layers: tuple[LayerRow, ...]
     size: int
 
 
@@ -94,9 +103,7 @@ class Layer(Inspectable, Frozen):
         with open(self.path, "rb", buffering=0) as file:
             read, _ = plain_stream(file)
             return tuple(
-                EntrySnapshot(
-                    e.path, e.kind, f"{e.mode:04o}", e.uid, e.gid, e.size, e.mtime, e.target.decode("utf-8", "surrogateescape")
-                )
+                EntrySnapshot(e.path, e.kind, f"{e.mode:04o}", e.uid, e.gid, e.size, e.mtime, e.target.decode("utf-8", "surrogateescape"))
                 for e in Reader(read)
             )
 
@@ -180,7 +187,7 @@ class Image(Inspectable, Frozen):
 
     def inspect(self) -> ImageSnapshot:
         """All of it as plain data."""
-        layers = tuple(layer.inspect() for layer in self.layers)
+        layers = tuple(LayerRow(x.diff_id, x.size, x.stored, x.compression or "none") for x in self.layers)
         return ImageSnapshot(now(), self.name, self.digest, self.image_id, self.config, layers, self.size)
 
     def sheet(self) -> Sheet:
@@ -207,8 +214,7 @@ def manifest(image_id: str, size: int, layers: tuple[Layer, ...]) -> bytes:
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": image_id, "size": size},
         "layers": [
-            {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.diff_id, "size": layer.size}
-            for layer in layers
+            {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.diff_id, "size": layer.size} for layer in layers
         ],
     }
     return canonical(document)

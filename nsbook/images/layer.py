@@ -129,8 +129,8 @@ def apply(
                 progress(Event("apply", entry.path, step))
         if not reader.complete and (hashed is None or not reader.entries):
             raise UnsafeArchive("the archive is cut off: its end-of-archive blocks are missing")
+        reader.drain()
         if hashed is not None:
-            reader.drain()
             found = hashed()
             if found != diff_id:
                 raise DigestMismatch(f"the layer's content is {found}, not {diff_id}")

@@ -109,9 +109,7 @@ def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
     except OSError:
         return ()  # a file system without them
     return tuple(
-        (os.fsencode(name), os.getxattr(path, name, follow_symlinks=False))
-        for name in sorted(names)
-        if not name.startswith(_OVERLAY)
+        (os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names) if not name.startswith(_OVERLAY)
     )
 
 
@@ -156,9 +154,7 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (size, key, value)
 
 
-def _block(
-    name: bytes, kind: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, target: bytes, device: tuple[int, int]
-) -> bytes:
+def _block(name: bytes, kind: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, target: bytes, device: tuple[int, int]) -> bytes:
     major, minor = device
     block = b"".join(
         [

@@ -37,9 +37,7 @@ def unpacked(image: Image, root: str | os.PathLike[str] | None = None, *, progre
     return unpacked_layers(image, root, progress=progress)[0]
 
 
-def unpacked_layers(
-    image: Image, root: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
-) -> tuple[str, ...]:
+def unpacked_layers(image: Image, root: str | os.PathLike[str] | None = None, *, progress: Progress | None = None) -> tuple[str, ...]:
     """A directory for each layer, base first, whiteouts as overlayfs wants them. Each is made at most once."""
     base = os.path.join(os.fspath(root) if root is not None else data_root(), "layers")
     paths = []

@@ -127,7 +127,7 @@ class Reader:
                 return
             if not head.rstrip(b"\0"):
                 # One zero block is the end for every reader; a second one makes it regular.
-                self.complete = not self._take(BLOCK, at_end=True).rstrip(b"\0")
+                self.complete = self._take(BLOCK, at_end=True) == bytes(BLOCK)
                 return
             _verify(head)
             kind = head[156:157]
@@ -298,10 +298,14 @@ class Reader:
         os.ftruncate(fd, entry.size)
 
     def drain(self) -> None:
-        """Read on to the end of the stream, for whoever hashes it. Nothing behind the end of the archive is an entry."""
+        """Read on to the end of the stream, so that all of it is hashed and gzip's own checksum is looked at. What stands
+        behind the end of the archive is no entry; it is limited all the same."""
         self._buffer, self._at = b"", 0
-        while self._read(CHUNK):
-            pass
+        left = self._limits.size
+        while piece := self._read(CHUNK):
+            left -= len(piece)
+            if left < 0:
+                raise UnsafeArchive(f"more than {self._limits.size} bytes behind the end of the archive")
 
     def _fill(self, what: object) -> None:
         self._buffer, self._at = self._read(CHUNK), 0
@@ -341,7 +345,10 @@ class Reader:
 
 def _verify(head: bytes) -> None:
     """The checksum is that of the header with eight blanks in its own field; old writers summed signed bytes."""
-    said = _number(head[148:156], "checksum")
+    try:
+        said = int(head[148:156].split(b"\0", 1)[0], 8)
+    except ValueError:
+        said = -1
     rest = head[:148] + head[156:]
     total = sum(rest) + 256
     if total != said and total - 256 * sum(1 for byte in rest if byte > 127) != said:
