@@ -167,6 +167,10 @@ class _Compiler:
             out += cgroup.join
         out += [ops.EnterNamespace(path, kind) for kind, path in self.joined if kind != "pid"]
         out += [ops.Unshare((kind,)) for kind in ("mnt", "uts", "ipc", "net", "cgroup") if kind in self.made]
+        # Written now, through the host's /proc: it shows the writer's own namespaces, and the container's will be read-only.
+        for key, value in (self.linux.get("sysctl") or {}).items():
+            self._check_sysctl(key)
+            out.append(ops.SetSysctl(key, str(value)))
         if "time" in self.made:
             # Only children enter a new time namespace: so there is one more fork.
             offsets = self.linux.get("timeOffsets") or {}
@@ -266,9 +270,6 @@ class _Compiler:
             out.append(ops.SetHostname(self.config["hostname"]))
         if self.config.get("domainname") and "uts" in self.made:
             out.append(ops.SetDomainname(self.config["domainname"]))
-        for key, value in (self.linux.get("sysctl") or {}).items():
-            self._check_sysctl(key)
-            out.append(ops.SetSysctl(key, str(value)))
         if (self.config.get("root") or {}).get("readonly"):
             out.append(ops.RemountRoot(("ro",)))
         return out
@@ -310,6 +311,7 @@ class _Compiler:
                 self._allowed(tuple(sets.get(k) or ())) for k in ("bounding", "effective", "permitted", "inheritable", "ambient")
             ]
             out.append(ops.DropBounding(bounding))
+            ambient = tuple([n for n in ambient if n in permitted and n in inheritable])  # the kernel's own rule
         if not no_new:
             out += filtered  # needs CAP_SYS_ADMIN, which goes with the next ops
         set_groups = not (self.in_userns and self.rootless and not self._needs_tools())

@@ -11,7 +11,7 @@ from nsbook.container.spec import PATH, Options, spec
 from nsbook.errors import InvalidOption, Unsupported
 from nsbook.frozen import Frozen
 from nsbook.places import data_root, run_root
-from nsbook.primitives.cgroup_design import Design, Limits, design
+from nsbook.primitives.cgroup_design import DEVICE_RULES, Design, Limits, design
 from nsbook.primitives.sizes import parse_size
 from nsbook.spawn.plan import Plan, new_run_id
 
@@ -114,7 +114,7 @@ def _mapped(number: int, ranges: tuple[tuple[int, int, int], ...]) -> bool:
 def _cgroup(id: str, o: Options) -> Design:
     memory = None if o.memory is None else parse_size(o.memory)
     quota = None if o.cpus is None else int(o.cpus * 100_000)
-    limits = Limits(memory, memory, quota, 100_000, o.pids, restrict_devices=True)
+    limits = Limits(memory, memory, quota, 100_000, o.pids, devices=DEVICE_RULES)
     if not o.cgroup:
         if limits.names():
             raise InvalidOption("cgroup=False goes with no limit: " + ", ".join(limits.names()))

@@ -12,28 +12,29 @@ from __future__ import annotations
 
 import os
 
-from nsbook.errors import Unsupported
+from nsbook.errors import InvalidSpec, Unsupported
 from nsbook.frozen import Frozen
 from nsbook.linux import cgroups
 from nsbook.linux.files import read_file
-from nsbook.spawn.ops import JoinCgroup, LeaveForLeaf, MakeCgroup, Op, WriteFile
+from nsbook.spawn.ops import JoinCgroup, LeaveForLeaf, MakeCgroup, MakeCgroupParents, Op, WriteFile
 
 V1_WANTED = ("memory", "cpu", "cpuacct", "pids", "freezer", "devices")
 V2_WANTED = ("memory", "cpu", "pids")
 
-DEVICE_RULES = (
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:1 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-    "c 10:200 rwm",
+DEVICE_RULES: tuple[tuple[str, str], ...] = (
+    ("deny", "a"),
+    ("allow", "c *:* m"),
+    ("allow", "b *:* m"),
+    ("allow", "c 1:3 rwm"),
+    ("allow", "c 1:5 rwm"),
+    ("allow", "c 1:7 rwm"),
+    ("allow", "c 1:8 rwm"),
+    ("allow", "c 1:9 rwm"),
+    ("allow", "c 5:0 rwm"),
+    ("allow", "c 5:1 rwm"),
+    ("allow", "c 5:2 rwm"),
+    ("allow", "c 136:* rwm"),
+    ("allow", "c 10:200 rwm"),
 )
 """What a container may do with devices: make any node, use only these (Docker's list)."""
 
@@ -48,11 +49,20 @@ class Limits(Frozen):
     period: int = 100_000
     pids: int | None = None
     shares: int | None = None
-    restrict_devices: bool = False
+    reservation: int | None = None
+    cpus: str = ""
+    mems: str = ""
+    devices: tuple[tuple[str, str], ...] = ()
+    """Rules in order: ("deny", "a"), ("allow", "c 1:3 rwm"). Version 1 alone."""
 
     def names(self) -> list[str]:
         """Which controllers these need."""
-        wanted = {"memory": self.memory, "cpu": self.quota or self.shares, "pids": self.pids}
+        wanted = {
+            "memory": self.memory or self.reservation,
+            "cpu": self.quota or self.shares,
+            "pids": self.pids,
+            "cpuset": self.cpus or self.mems or None,
+        }
         return [name for name, value in wanted.items() if value is not None]
 
 
@@ -113,9 +123,6 @@ def _version_1(name: str, limits: Limits, found: list[cgroups.Hierarchy]) -> Des
         return Design(0, warnings=warnings)
     where = dict(by)
     ops: list[Op] = [MakeCgroup(tuple(paths)), *limit_ops(1, where, limits)]
-    if limits.restrict_devices and "devices" in where and os.geteuid() == 0:
-        ops.append(WriteFile(f"{where['devices']}/devices.deny", "a", "no device may be used"))
-        ops += [WriteFile(f"{where['devices']}/devices.allow", rule, f"but {rule}") for rule in DEVICE_RULES]
     return Design(1, tuple(paths), tuple(by), tuple(ops), (JoinCgroup(tuple(paths), 1),), "", warnings)
 
 
@@ -193,6 +200,65 @@ def limit_ops(version: int, where: dict[str, str], limits: Limits) -> list[Op]:
             ops.append(WriteFile(f"{where['cpu']}/cpu.cfs_quota_us", str(limits.quota), why))
         else:
             ops.append(WriteFile(f"{where['cpu']}/cpu.max", f"{limits.quota} {limits.period}", why))
+    if limits.reservation is not None and "memory" in where:
+        name = "memory.soft_limit_in_bytes" if version == 1 else "memory.low"
+        ops.append(WriteFile(f"{where['memory']}/{name}", str(limits.reservation), f"protect {limits.reservation} bytes"))
+    for name, value in (("cpus", limits.cpus), ("mems", limits.mems)):
+        if value and "cpuset" in where:
+            ops.append(WriteFile(f"{where['cpuset']}/cpuset.{name}", value, f"run on {name} {value}"))
     if limits.pids is not None and "pids" in where:
         ops.append(WriteFile(f"{where['pids']}/pids.max", str(limits.pids), f"at most {limits.pids} tasks"))
+    if version == 1 and "devices" in where and os.geteuid() == 0:
+        for verb, rule in limits.devices:
+            why = ("no device may be used" if rule == "a" else f"not {rule}") if verb == "deny" else f"but {rule}"
+            ops.append(WriteFile(f"{where['devices']}/devices.{verb}", rule, why))
     return ops
+
+
+def design_at(path: str, limits: Limits) -> Design:
+    """A group at ``path`` (absolute: from each hierarchy's root; relative: from the caller's own), as the OCI
+    specification's ``cgroupsPath`` has it. Raises Unsupported, InvalidSpec."""
+    if ".." in path.split("/"):
+        raise InvalidSpec(f"cgroupsPath {path!r}: no '..'")
+    found = cgroups.hierarchies()
+    v1 = [h for h in found if h.version == 1 and any(c in (*V1_WANTED, "cpuset") for c in h.controllers)]
+    if not v1:
+        v2 = next((h for h in found if h.version == 2), None)
+        return _at_2(path, limits, v2) if v2 is not None else Design(0, warnings=("no control group: none is mounted here",))
+    wanted = (*V1_WANTED, "cpuset") if limits.cpus or limits.mems else V1_WANTED
+    paths: list[str] = []
+    parents: list[str] = []
+    by: list[tuple[str, str]] = []
+    for hierarchy in v1:
+        controllers = [c for c in hierarchy.controllers if c in wanted]
+        base = hierarchy.mountpoint if path.startswith("/") else hierarchy.directory
+        if controllers and base and not hierarchy.read_only:
+            full = f"{base.rstrip('/')}/{path.strip('/')}"
+            paths.append(full)
+            parents += _missing(base, os.path.dirname(full))
+            by += [(c, full) for c in controllers]
+    ops: list[Op] = [MakeCgroupParents(tuple(parents))] if parents else []
+    ops += [MakeCgroup(tuple(paths)), *limit_ops(1, dict(by), limits)]
+    return Design(1, tuple(paths), tuple(by), tuple(ops), (JoinCgroup(tuple(paths), 1),))
+
+
+def _at_2(path: str, limits: Limits, hierarchy: cgroups.Hierarchy) -> Design:
+    base = (hierarchy.mountpoint if path.startswith("/") else hierarchy.directory).rstrip("/")
+    full = f"{base}/{path.strip('/')}"
+    have = _words(f"{base}/cgroup.controllers")
+    enable = tuple(c for c in (*V2_WANTED, "cpuset") if c in have)
+    parents = _missing(base, os.path.dirname(full))
+    ops: list[Op] = [MakeCgroupParents(tuple(parents), enable)] if parents else []
+    by = tuple((c, full) for c in (*enable, "freezer"))
+    ops += [MakeCgroup((full,), enable if not parents else ()), *limit_ops(2, dict(by), limits)]
+    warnings = ("devices are not restricted: that takes a BPF program on version 2",) if limits.devices else ()
+    return Design(2, (full,), by, tuple(ops), (), full, warnings)
+
+
+def _missing(base: str, directory: str) -> list[str]:
+    """The directories between that are not there yet, outermost first."""
+    out: list[str] = []
+    while len(directory) > len(base.rstrip("/")) and not os.path.isdir(directory):
+        out.append(directory)
+        directory = os.path.dirname(directory)
+    return out[::-1]

@@ -78,6 +78,9 @@ class _Writer:
         self.meetings = tuple(i for i in meeting if i <= last)
         """The barriers at which somebody really waits."""
         self.clone = clone
+        root = next((op.root for op in plan.ops if isinstance(op, PivotRoot)), "")
+        self.root = root if quote(root) == root else ""
+        """It stands in every other line: there it is written ``$root``, if that needs no quotes."""
 
     # ---- putting it together
 
@@ -87,7 +90,7 @@ class _Writer:
         out = self._header()
         out += ["case ${NSBOOK_STAGE:-0} in"]
         for number, lines in enumerate(self.stages):
-            out += [f"{number})", *[f"    {line}" if line else "" for line in lines], "    ;;"]
+            out += [f"{number})", *[f"    {self._short(line)}" for line in lines], "    ;;"]
         out += ["esac", ""]
         return "\n".join(out)
 
@@ -106,11 +109,15 @@ class _Writer:
         out += [
             "set -eu",
             'self=$(readlink -f -- "$0")',
-            "not_done() { echo \"not done: op $*\" >&2; }",
-            "have() { command -v \"$1\" > /dev/null 2>&1; }",
+            *([f"root={self.root}"] if self.root else []),
+            'not_done() { echo "not done: op $*" >&2; }',
+            'have() { command -v "$1" > /dev/null 2>&1; }',
             "",
         ]
         return out
+
+    def _short(self, line: str) -> str:
+        return line.replace(self.root, "$root") if self.root and "'" not in line and not line.startswith("#") else line
 
     def _host(self) -> None:
         plan, out = self.plan, self.stages[0]
@@ -152,14 +159,14 @@ class _Writer:
                 if index != self.meetings[0]:
                     out.append("echo go >&8")
                 if index != self.meetings[-1]:
-                    out += [_comment(index, op), "read at <&5 || { wait \"$child\"; exit; }"]
+                    out += [_comment(index, op), 'read at <&5 || { wait "$child"; exit; }']
             elif index > self.clone and op.where == "host":
                 out += self._statement(index, op)
         out += ['status=0; wait "$child" || status=$?', "exit $status"]
 
     def _undo(self) -> list[str]:
         out = [
-            "again() { n=0; until \"$@\"; do n=$((n + 1)); [ $n -lt 200 ] || return 1; sleep 0.05; done; }",
+            'again() { n=0; until "$@"; do n=$((n + 1)); [ $n -lt 200 ] || return 1; sleep 0.05; done; }',
             "child= there=$(mktemp -d)",
             "undo() {",
             "    trap '' INT TERM HUP; set +e",
@@ -230,7 +237,9 @@ class _Writer:
         if index == self.meetings[-1]:
             out.append("exec 6>&- 7<&-")
             if any(isinstance(o, Clone) and "user" in o.namespaces for o in self.plan.ops):
-                out.append('[ "$(id -u)" = 0 ] || { echo "user $(id -u) inside: this script can only map the caller to user 0" >&2; exit 125; }')
+                out.append(
+                    '[ "$(id -u)" = 0 ] || { echo "user $(id -u) inside: this script can only map the caller to user 0" >&2; exit 125; }'
+                )
 
     def _unshare(self, index: int, op: Unshare) -> int:
         """Neighbours are one call of unshare(1), and so are the offsets of a new time namespace's clocks."""
@@ -266,15 +275,16 @@ class _Writer:
         if self.by_words:
             out.append(f'set -- "$@" {text}')
         else:
-            # "true" is the trial: a busybox's setpriv knows fewer options than util-linux's.
-            out.append(f'if "$@" {text} true 2> /dev/null; then set -- "$@" {text}; else not_done {quote(_label(index, op))}; fi')
+            # "true" is the trial: a busybox's setpriv knows fewer options than util-linux's. Another user is no small thing.
+            otherwise = f"not_done {_label(index, op)}" + ("; exit 125" if self.user_changes and isinstance(op, SetUser) else "")
+            out.append(f'if "$@" {text} true 2> /dev/null; then set -- "$@" {text}; else {otherwise}; fi')
 
     def _statement(self, index: int, op: Op) -> list[str]:
         text = op.shell().text
         if isinstance(op, SetRlimit):
             text = self._limit(index, op)
         elif self.in_image and not self.by_words and type(op) in PROGRAMS:
-            text = f"if have {PROGRAMS[type(op)]}; then {text}; else not_done {quote(_label(index, op))}; fi"
+            text = f"if have {PROGRAMS[type(op)]}; then {text}; else not_done {_label(index, op)}; fi"
         if self.by_words or (self.user_changes and isinstance(op, ChangeDirectory | SetUmask)):
             text = f'set -- "$@" sh -c {quote(text + "; " + EXEC_REST)} sh'
         return [_comment(index, op), text]
@@ -282,7 +292,7 @@ class _Writer:
     def _limit(self, index: int, op: SetRlimit) -> str:
         letter, unit = LIMIT_LETTERS.get(op.resource, ("", 1))
         if not letter:
-            return f"if have prlimit; then {op.shell().text}; else not_done {quote(_label(index, op))}; fi"
+            return f"if have prlimit; then {op.shell().text}; else not_done {_label(index, op)}; fi"
         soft, hard = [("unlimited" if v < 0 or v >= 2**63 else str(v // unit)) for v in (op.soft, op.hard)]
         return f"ulimit -S -{letter} {soft}; ulimit -H -{letter} {hard}"
 
@@ -303,7 +313,7 @@ def _line(text: str) -> str:
 
 
 def _label(index: int, op: Op) -> str:
-    return f"{index} {op.name} ({_line(op.what())})"
+    return f"{index} {op.name}"
 
 
 def _comment(index: int, op: Op) -> str:

@@ -69,7 +69,7 @@ class WriteIdMap(Op):
         if self.tool:
             return Shell("statement", f'{self.tool} "$child" ' + " ".join(str(n) for r in self.ranges for n in r))
         text = "\\n".join(f"{a} {b} {n}" for a, b, n in self.ranges)
-        deny = 'echo deny > "/proc/$child/setgroups"; ' if self.kind == "gid" else ""
+        deny = '[ "$(id -u)" = 0 ] || echo deny > "/proc/$child/setgroups"; ' if self.kind == "gid" else ""
         return Shell("statement", f'{deny}printf "{text}\\n" > "/proc/$child/{self.kind}_map"')
 
     def what(self) -> str:

@@ -234,6 +234,8 @@ class BindMount(Op):
             sys_mount.mount(self.source, magic(fd), None, C.MS_BIND | (C.MS_REC if self.recursive else 0), None)
         finally:
             os.close(fd)
+        if self.target == "/":
+            at.forget_root(self.root)
         if not self.flags and not self.propagation:
             return
         fd = open_target(at, self.root or "/", self.target, "")
@@ -260,17 +262,17 @@ class BindMount(Op):
         return f"show the host's {self.source} at {self.target}" + (" (read-only)" if "ro" in self.flags else "")
 
 
-def remount(fd: int, flags: tuple[str, ...]) -> None:
+def remount(fd: int, flags: tuple[str, ...], path: str = "") -> None:
     """Change the flags of the mount that ``fd`` is on. In a user namespace, flags that the host's mount has are locked:
     the kernel answers EPERM to any attempt to drop them, so what is there is kept."""
     bits = C.MS_REMOUNT | C.MS_BIND | flag_bits(flags)
     try:
-        sys_mount.mount(None, magic(fd), None, bits, None)
+        sys_mount.mount(None, path or magic(fd), None, bits, None)
     except PermissionError:
         have = os.fstatvfs(fd).f_flag
         locked = have & (os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME)
         relatime = C.MS_RELATIME if have & os.ST_RELATIME else 0
-        sys_mount.mount(None, magic(fd), None, bits | locked | relatime, None)
+        sys_mount.mount(None, path or magic(fd), None, bits | locked | relatime, None)
 
 
 class MountCgroups(Op):
@@ -370,7 +372,7 @@ class RemountRoot(Op):
     def execute(self, at: Place) -> None:
         fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            remount(fd, self.flags)
+            remount(fd, self.flags, "/")
         finally:
             os.close(fd)
 
