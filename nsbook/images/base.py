@@ -152,7 +152,7 @@ def base(*, way: str = "") -> Image:
     image = _made.get(key)
     if image is not None and os.path.exists(image.layers[0].path):
         return image
-    first = [f"{mtime} {os.environ.get('PATH', '')}", *map(store.stamp, _RECIPE)]
+    first = [f"{mtime} {os.environ.get('PATH', '')}", *store.stamps(__file__, "config.py", "image.py", "pack.py")]
     name = f"base-{way or 'any'}-{crc32(os.fsencode(first[0])):08x}"
     config = ImageConfig(
         env=(PATH,), cmd=("/bin/sh",), architecture=architecture(), labels=(("org.opencontainers.image.title", "nsbook base"),)
@@ -173,8 +173,6 @@ def base(*, way: str = "") -> Image:
 
 
 _made: dict[str, Image] = {}
-_RECIPE = tuple(os.path.join(os.path.dirname(__file__), name) for name in ("base.py", "config.py", "image.py", "pack.py"))
-"""The files by which the same sources become the same image: when they change, what was remembered is void."""
 
 
 def _remembered(root: str, lines: list[str], first: list[str], config: ImageConfig) -> Image | None:

@@ -61,13 +61,17 @@ def from_tar(path: str | os.PathLike[str]) -> Image:
         return known[1]
     status = os.stat(text)
     name = f"tar-{status.st_dev}-{status.st_ino}"
+    first = [mark, *store.stamps(__file__, "config.py", "image.py")]
+    config = ImageConfig(cmd=("/bin/sh",), architecture=architecture())
     lines = store.seen(root, name)
-    if len(lines) == 5 and lines[0] == mark:
-        layer = Layer(lines[1], int(lines[2]), text, status.st_size, lines[3])
+    if len(lines) == len(first) + 5 and lines[: len(first)] == first:
+        diff_id, size, compression, image_id, digest = lines[len(first) :]
+        layer = Layer(diff_id, int(size), text, status.st_size, compression)
+        image = Image(os.path.basename(text), config, (layer,), image_id, digest)
     else:
         layer = _looked_through(text, status.st_size)
-        store.note(root, name, [mark, layer.diff_id, str(layer.size), layer.compression, ""])
-    image = Image.of(os.path.basename(text), ImageConfig(cmd=("/bin/sh",), architecture=architecture()), (layer,))
+        image = Image.of(os.path.basename(text), config, (layer,))
+        store.note(root, name, [*first, layer.diff_id, str(layer.size), layer.compression, image.image_id, image.digest])
     _made[f"{root}\n{text}"] = (mark, image)
     return image
 

@@ -161,6 +161,12 @@ def stamp(path: str) -> str:
     return f"{path}\t{s.st_dev}:{s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}"
 
 
+def stamps(module: str, *beside: str) -> list[str]:
+    """The stamps of a module's file and of others beside it: what is remembered is void when the code that made it changes."""
+    directory = os.path.dirname(module)
+    return [stamp(module), *(stamp(os.path.join(directory, name)) for name in beside)]
+
+
 def seen(root: str, name: str) -> list[str]:
     """The lines that are kept under this name; none if there are none. (Lines, because a JSON parser costs more to
     import than the rest of a warm start.)"""

@@ -171,7 +171,7 @@ def test_a_real_debian_runs(debian: Path) -> None:
     apart = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     done = subprocess.run(
         ["unshare", *apart, "chroot", unpacked(image), "/bin/bash", "-c", "dpkg -l | wc -l; cat /etc/debian_version"],
-        env={"PATH": "/usr/bin:/bin"},
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
