@@ -12,9 +12,9 @@ from nsbook.container.spec import DEVICES, LINKS, NAMESPACES
 from nsbook.errors import InvalidSpec, Unsupported
 from nsbook.frozen import Frozen
 from nsbook.linux import credentials
-from nsbook.primitives.cgroup_design import Design
+from nsbook.primitives.cgroup_design import Design, hierarchies
 from nsbook.spawn import ops
-from nsbook.spawn.ops.mounts import FLAGS
+from nsbook.spawn.ops.mounts import FLAGS, RECURSIVE
 from nsbook.spawn.plan import Plan
 
 TYPE_CHECKING = False
@@ -88,6 +88,7 @@ class _Compiler:
         self.root = ground.rootfs
         self.maps = self._maps()
         self.made, self.joined = self._namespaces()
+        self._bounding: dict[int, bool] = {}
         self.rootless = os.geteuid() != 0
         self.in_userns = "user" in self.made or any(k == "user" for k, _ in self.joined)
 
@@ -229,10 +230,11 @@ class _Compiler:
 
     def _mount(self, entry: dict[str, Any], target: str) -> ops.Op:
         kind, source, words = entry.get("type") or "bind", entry.get("source") or "", list(entry.get("options") or ())
-        flags = tuple([w for w in words if w in FLAGS])
+        flags = tuple([w for w in words if w in FLAGS or w in RECURSIVE])
         propagation = next((w for w in words if w in PROPAGATION_WORDS), "")
         bind = "bind" in words or "rbind" in words or kind == "bind"
-        data = [w for w in words if w not in FLAGS and w not in PROPAGATION_WORDS and w not in IGNORED_WORDS and w not in ("bind", "rbind")]
+        known = {*FLAGS, *RECURSIVE, *PROPAGATION_WORDS, *IGNORED_WORDS, "bind", "rbind"}
+        data = [w for w in words if w not in known]
         if kind == "cgroup" and not bind:
             return self._cgroups(target, "ro" in words)
         if bind:
@@ -248,17 +250,15 @@ class _Compiler:
         return ops.Mount(kind, target, self.root, source, flags, ",".join(data), kind == "mqueue")
 
     def _cgroups(self, target: str, read_only: bool) -> ops.Op:
-        from nsbook.linux.cgroups import hierarchies
-
         found = [h for h in hierarchies() if h.controllers]
         v1 = [h for h in found if h.version == 1]
         if not v1 or ("cgroup" not in self.made and self.in_userns):
             if v1 or "cgroup" not in self.made:
-                return ops.BindMount("/sys/fs/cgroup", target, self.root, True, ("ro",) if read_only else ())
+                return ops.BindMount("/sys/fs/cgroup", target, self.root, True, ("rro",) if read_only else ())
             return ops.MountCgroups(target, self.root, 2, (), read_only)
         if self.in_userns:
             # Version 1 can't be mounted in a user namespace: the host's are shown instead.
-            return ops.BindMount("/sys/fs/cgroup", target, self.root, True, ("ro",) if read_only else ())
+            return ops.BindMount("/sys/fs/cgroup", target, self.root, True, ("rro",) if read_only else ())
         names = tuple([",".join(h.controllers) for h in v1])
         return ops.MountCgroups(target, self.root, 1, names, read_only)
 
@@ -346,7 +346,9 @@ class _Compiler:
                 number = credentials.CAPABILITIES.index(name)
             except ValueError:
                 raise InvalidSpec(f"no capability {name!r}: see capabilities(7)") from None
-            if number <= credentials.last_cap() and credentials.cap_bset_read(number):
+            if number not in self._bounding:
+                self._bounding[number] = number <= credentials.last_cap() and credentials.cap_bset_read(number)
+            if self._bounding[number]:
                 kept.append(name)
             else:
                 text = f"{name} is not given: it is not in this host's bounding set"

@@ -162,7 +162,7 @@ def parse_bind(text: str) -> tuple[str, str, tuple[str, ...], str]:
     propagation = ""
     for word in filter(None, parts[2].split(",")):
         if word == "ro":
-            flags.append("ro")
+            flags.append("rro")  # what is mounted below is not to be written either (as Docker, since 25)
         elif word in ("private", "rprivate", "slave", "rslave", "shared", "rshared"):
             propagation = word
         elif word != "rw":

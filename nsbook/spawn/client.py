@@ -12,7 +12,7 @@ import sys
 import threading
 
 from nsbook import trace
-from nsbook.errors import CleanupError, NsbookError, SetupError, StateError
+from nsbook.errors import CleanupError, Conflict, NsbookError, SetupError, StateError
 from nsbook.spawn.channel import Channel, Gone, pair
 from nsbook.spawn.ops import Op
 from nsbook.spawn.plan import Plan
@@ -154,7 +154,11 @@ class Session:
         try:
             self.channel.send(message, list(streams.values()))
         except Gone:
+            self.channel.close()
             raise self._lost() from None
+        except BaseException:
+            self.channel.close()  # an interrupt: whoever keeps its traceback must not keep the shepherd
+            raise
 
     def number(self, op: Op) -> int:
         """An op's number in the transcript: its place in the plan, or after it for one that the plan has not."""
@@ -178,6 +182,9 @@ class Session:
         if fds:
             self._close_pidfd()
             self.pidfd = fds[0]
+        if "conflict" in message:
+            self.state = "ended"
+            raise Conflict(message["conflict"])
         if "broken" in message:
             self.state = "ended"
             raise NsbookError(f"the shepherd failed: {message['broken']}\n{message.get('traceback', '')}")

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 
+from nsbook.errors import Conflict
 from nsbook.spawn.channel import Channel, Gone, close_all
 from nsbook.spawn.shepherd import SETUP_SECONDS, Failure, Shepherd
 
@@ -69,6 +70,11 @@ def _serve(channel: Channel) -> NoReturn:
         Request(channel, message, fds).run()
     except Gone:
         pass
+    except Conflict as error:
+        try:
+            channel.send({"conflict": str(error)})
+        except Gone:
+            pass
     except BaseException as error:
         import traceback
 

@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-from nsbook.errors import CleanupError
+from nsbook.errors import CleanupError, Conflict
 from nsbook.frozen import Frozen
 from nsbook.inspectable import Inspectable, Sheet, Volatile
 from nsbook.linux import host
@@ -42,7 +42,7 @@ class Entry(Frozen):
         if self.boot_id != host.boot_id():
             return False
         try:
-            return proc_status.start_time(self.owner) == self.owner_start
+            return proc_status.start_time(self.owner) == self.owner_start and proc_status.status(self.owner).state not in "ZX"
         except OSError:
             return False
 
@@ -51,8 +51,8 @@ class Entry(Frozen):
         """Its file."""
         return os.path.join(directory(), f"{self.run}.json")
 
-    def write(self) -> None:
-        """One write to a new file, then its name: never half an entry."""
+    def write(self, *, new: bool = False) -> None:
+        """One write to a new file, then its name: never half an entry. ``new``: raises Conflict if there is such a run."""
         body = {k: v for k, v in self.to_dict().items() if k != "inverses"}
         body["inverses"] = [op.to_json() for op in self.inverses]
         data = json.dumps(body, separators=(",", ":")).encode()
@@ -66,7 +66,15 @@ class Entry(Frozen):
             os.write(fd, data)
         finally:
             os.close(fd)
-        os.rename(partial, self.path)
+        if not new:
+            os.rename(partial, self.path)
+            return
+        try:
+            os.link(partial, self.path)
+        except FileExistsError:
+            raise Conflict(f"{self.run} is in the ledger already: what it made is still there, or was left behind") from None
+        finally:
+            os.unlink(partial)
 
     def forget(self) -> None:
         """All of it is undone."""
@@ -102,11 +110,11 @@ def directory() -> str:
 
 
 def open_entry(run: str, title: str, inverses: tuple[Op, ...], *, owner: int = 0, tagged: bool = False) -> Entry:
-    """Write a run down before it begins. ``tagged``: its processes carry the run id in their environment."""
+    """Write a run down before it begins. ``tagged``: its processes carry the run id in their environment. Raises Conflict."""
     owner = owner or os.getpid()
     ops = ((KillRun(run),) if tagged else ()) + inverses
     entry = Entry(run, title, host.boot_id(), owner, proc_status.start_time(owner), time.time(), ops)
-    entry.write()
+    entry.write(new=True)
     return entry
 
 

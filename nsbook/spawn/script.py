@@ -272,12 +272,9 @@ class _Writer:
             return
         if isinstance(op, SetUser) and op.uid:
             self.user_changes = True
-        if self.by_words:
-            out.append(f'set -- "$@" {text}')
-        else:
-            # "true" is the trial: a busybox's setpriv knows fewer options than util-linux's. Another user is no small thing.
-            otherwise = f"not_done {_label(index, op)}" + ("; exit 125" if self.user_changes and isinstance(op, SetUser) else "")
-            out.append(f'if "$@" {text} true 2> /dev/null; then set -- "$@" {text}; else {otherwise}; fi')
+        # "true" is the trial: a busybox's setpriv knows fewer options than util-linux's. Another user is no small thing.
+        otherwise = f"not_done {_label(index, op)}" + ("; exit 125" if self.user_changes and isinstance(op, SetUser) else "")
+        out.append(f'if "$@" {text} true 2> /dev/null; then set -- "$@" {text}; else {otherwise}; fi')
 
     def _statement(self, index: int, op: Op) -> list[str]:
         text = op.shell().text

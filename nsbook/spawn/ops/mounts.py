@@ -34,6 +34,14 @@ FLAGS: dict[str, int] = {
 }
 """Mount options that are flags of mount(2), by the names that mount(8) gives them."""
 
+RECURSIVE: dict[str, int] = {
+    "rro": C.MOUNT_ATTR_RDONLY,
+    "rnosuid": C.MOUNT_ATTR_NOSUID,
+    "rnodev": C.MOUNT_ATTR_NODEV,
+    "rnoexec": C.MOUNT_ATTR_NOEXEC,
+}
+"""Those that hold for all mounts below, too (runtime-spec, config.md, "Linux mount options")."""
+
 PROPAGATION: dict[str, int] = {
     "private": C.MS_PRIVATE,
     "slave": C.MS_SLAVE,
@@ -240,8 +248,11 @@ class BindMount(Op):
             return
         fd = open_target(at, self.root or "/", self.target, "")
         try:
-            if self.flags:
-                remount(fd, self.flags)
+            plain = tuple([f for f in self.flags if f not in RECURSIVE])
+            if plain:
+                remount(fd, plain)
+            if len(plain) < len(self.flags):
+                remount_all(fd, tuple([f for f in self.flags if f in RECURSIVE]))
             if self.propagation:
                 bits = PROPAGATION[self.propagation.removeprefix("r")]
                 sys_mount.mount(None, magic(fd), None, bits | (C.MS_REC if self.propagation.startswith("r") else 0), None)
@@ -252,14 +263,19 @@ class BindMount(Op):
         target = quote(self.root + self.target)
         make = f"[ -d {quote(self.source)} ] && mkdir -p {target} || {{ mkdir -p $(dirname {target}); : >> {target}; }}"
         lines = [make, f"mount --{'r' if self.recursive else ''}bind {quote(self.source)} {target}"]
-        if self.flags:
-            lines.append(f"mount -o remount,bind,{','.join(self.flags)} {target}")
+        plain = ",".join(f for f in self.flags if f not in RECURSIVE)
+        below = ",".join(f[1:] for f in self.flags if f in RECURSIVE)
+        if plain:
+            lines.append(f"mount -o remount,bind,{plain} {target}")
+        if below:
+            lines.append(f'findmnt -Rlno TARGET {target} | while IFS= read -r m; do mount -o remount,bind,{below} "$m"; done')
         if self.propagation:
             lines.append(f"mount --make-{self.propagation} {target}")
         return Shell("statement", "; ".join(lines))
 
     def what(self) -> str:
-        return f"show the host's {self.source} at {self.target}" + (" (read-only)" if "ro" in self.flags else "")
+        read_only = " (read-only)" if "ro" in self.flags or "rro" in self.flags else ""
+        return f"show the host's {self.source} at {self.target}{read_only}"
 
 
 def remount(fd: int, flags: tuple[str, ...], path: str = "") -> None:
@@ -273,6 +289,30 @@ def remount(fd: int, flags: tuple[str, ...], path: str = "") -> None:
         locked = have & (os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME)
         relatime = C.MS_RELATIME if have & os.ST_RELATIME else 0
         sys_mount.mount(None, path or magic(fd), None, bits | locked | relatime, None)
+
+
+def remount_all(fd: int, flags: tuple[str, ...]) -> None:
+    """Set flags of :data:`RECURSIVE` on the mount that ``fd`` is on and on all below it, at once where the kernel can
+    (mount_setattr, Linux 5.12), else one after the other."""
+    bits = 0
+    for flag in flags:
+        bits |= RECURSIVE[flag]
+    try:
+        sys_mount.mount_setattr(fd, "", C.AT_EMPTY_PATH | C.AT_RECURSIVE, attr_set=bits)
+        return
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+    from nsbook.linux.mountinfo import mountinfo
+
+    top = os.readlink(magic(fd))
+    for mount in mountinfo():
+        if mount.mountpoint == top or mount.mountpoint.startswith(top.rstrip("/") + "/"):
+            here = os.open(mount.mountpoint, os.O_PATH | os.O_CLOEXEC)
+            try:
+                remount(here, tuple([f[1:] for f in flags]))
+            finally:
+                os.close(here)
 
 
 class MountCgroups(Op):

@@ -141,11 +141,18 @@ class Fork(Op):
     man: ClassVar[str] = "pid_namespaces(7)"
 
     def execute(self, at: Place) -> None:
+        wait, word = os.pipe()
         pid, _ = sys_process.clone3(C.CLONE_PARENT)
         if pid:
             # CLONE_PARENT made it our sibling: whoever waits for us waits for it. It is told which pid to expect.
             at.slots["control"].send({"forked": pid})
+            os.write(word, b"x")
             os._exit(0)
+        # Were we killed before that was said, nobody would know of the sibling: so it does nothing before.
+        os.close(word)
+        if not os.read(wait, 1):
+            os._exit(125)
+        os.close(wait)
 
     def shell(self) -> Shell:
         return Shell("wrapper", "unshare --fork")
