@@ -100,7 +100,9 @@ def test_nothing_is_left_of_what_fails(elsewhere: Path, archive: Archive) -> Non
         unpacked(image)
     assert os.listdir(elsewhere / "layers" / image.layers[0].diff_id[7:]) == []
     blob.write_bytes(good)
-    assert len(os.listdir(unpacked(image))) == 51
+    path = unpacked(image)
+    assert len(os.listdir(path)) == 51
+    os.chmod(f"{path}/locked", 0o700)  # so that an ordinary user's clean-up gets in
 
 
 SCRIPT = """
