@@ -18,6 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
+    from typing import Any
+
+    from nsbook.inspectable import Sheet
 
 
 class Call(Frozen):
@@ -79,10 +82,53 @@ class Transcript:
         """Plain data, one dict a row."""
         return [c.to_dict() for c in self._calls]
 
+    def sheet(self) -> Sheet:
+        """One row an op (numbered as in its plan) and, indented below it, one a call that it made."""
+        from nsbook.inspectable import Sheet
+
+        failed = sum(1 for c in self._calls if c.errno)
+        calls = len(self._calls) - len(self.ops)
+        counts = [f"{len(self.ops)} ops"] if self.ops else []
+        counts += [f"{calls} calls"] if calls or not counts else []
+        counts += [f"{failed} failed"] if failed else []
+        return Sheet(
+            f"Transcript: {', '.join(counts)}",
+            ("#", "actor", "op or call", "arguments", "result", "errno", "µs"),
+            tuple([_row(c) for c in self._calls]),
+            () if self._calls else ("nothing was called",),
+            "transcript",
+        )
+
+    def __str__(self) -> str:
+        return self.sheet().text()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        from nsbook.inspectable import mimebundle
+
+        return mimebundle(self.sheet())
+
     def __repr__(self) -> str:
         failed = sum(1 for c in self._calls if c.errno)
         return f"<Transcript: {len(self.ops)} ops, {len(self._calls) - len(self.ops)} calls, {failed} failed>"
 
+
+def _row(call: Call) -> tuple[str, ...]:
+    """A call as cells. Results other than success and failure are descriptors, pids and counts: they differ from run to run."""
+    from errno import errorcode
+
+    from nsbook.inspectable import Volatile
+
+    is_op = call.kind == "op"
+    name = call.name if is_op or call.op < 0 else f"  {call.name}"
+    arguments = call.args if len(call.args) <= LONGEST else f"{call.args[: LONGEST - 2]} …"
+    result = "" if is_op or call.errno else call.result if call.result in ("", "0", "None") else Volatile(call.result)
+    failed = errorcode.get(call.errno, str(call.errno)) if call.errno else ""
+    number = str(call.op) if is_op and call.op >= 0 else ""
+    return number, call.actor, name, arguments, result, failed, Volatile(f"{call.usec:.0f}")
+
+
+LONGEST = 140
+"""Longer arguments are cut where a transcript is displayed; the rows themselves keep all."""
 
 current: ContextVar[Transcript | None] = ContextVar("nsbook_transcript", default=None)
 """The transcript that emitters write to, or None."""

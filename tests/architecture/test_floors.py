@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "frozen": set(),
     "errors": set(),
     "places": set(),
-    "trace": {"frozen"},
+    "trace": {"frozen", "inspectable"},
     "progress": {"frozen"},
     "inspectable": {"frozen", "errors"},
     "linux": GROUND,
