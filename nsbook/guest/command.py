@@ -44,30 +44,46 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, metavar="S", help="kill the command after S seconds")
 
 
-def cli_run(args: Sequence[str]) -> int:
-    """``nsbook guest run [options] COMMAND [ARG...]``: boot, run, hand back output and exit status."""
-    parser = argparse.ArgumentParser(
-        prog="nsbook guest run",
-        description="Run one command in a small Linux of our own: as root, with this machine's files; what it writes is thrown away.",
-    )
-    add_options(parser)
-    parser.add_argument("-t", "--tty", action="store_true", help="give the command a terminal")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND [ARG...]")
-    options = parser.parse_args(args)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the verbs of ``nsbook guest``."""
+    verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    text = "run one command: as root, with this machine's files; what it writes is thrown away"
+    run = verbs.add_parser("run", help=text, description=text[0].upper() + text[1:] + ".")
+    add_options(run)
+    run.add_argument("-t", "--tty", action="store_true", help="give the command a terminal")
+    run.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND [ARG...]")
+    shell = verbs.add_parser("shell", help="a shell on this terminal", description="A shell on this terminal.")
+    add_options(shell)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Boot as told, run what was asked for, return its exit status."""
+    if options.action == "shell":
+        if not os.isatty(0):
+            print("nsbook guest shell: standard input is no terminal; use nsbook guest run", file=sys.stderr)
+            return FAILED
+        return serve(options, [os.environ.get("SHELL") or "/bin/sh", "-i"], tty=True)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
-        parser.error("no command")
+        print("nsbook guest run: no command", file=sys.stderr)
+        return FAILED
     return serve(options, command, tty=options.tty)
 
 
+def cli_run(args: Sequence[str]) -> int:
+    """``nsbook guest run`` with these words after it."""
+    return invoke("run", args)
+
+
 def cli_shell(args: Sequence[str]) -> int:
-    """``nsbook guest shell [options]``: a shell on this terminal."""
-    parser = argparse.ArgumentParser(prog="nsbook guest shell", description="A shell in a small Linux of our own.")
-    add_options(parser)
-    options = parser.parse_args(args)
-    if not os.isatty(0):
-        parser.error("standard input is not a terminal; see nsbook guest run")
-    return serve(options, [os.environ.get("SHELL") or "/bin/sh", "-i"], tty=True)
+    """``nsbook guest shell`` with these words after it."""
+    return invoke("shell", args)
+
+
+def invoke(action: str, args: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="nsbook guest")
+    add(parser)
+    return main(parser.parse_args([action, *args]))
 
 
 def serve(options: argparse.Namespace, command: list[str], *, tty: bool) -> int:

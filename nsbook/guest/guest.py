@@ -172,11 +172,8 @@ class Guest(Inspectable):
     def _start(self, starter: Starter, memory: int) -> None:
         ours, theirs = socket.socketpair()
         control, keeper_end = socket.socketpair()
-        with theirs, keeper_end:
-            keeper = session.launch_keeper(keeper_end, theirs)
-            self._end.detach()
-            self._end = weakref.finalize(self, session.finish, os.getpid(), keeper, control, self._session)
-            self._channel = Channel(ours, self._control)
+        self._starter = starter
+        with theirs, keeper_end:  # the keeper has its own: what is closed there must be closed
             order = {
                 "owner": os.getpid(),
                 "command": starter.command(self._session, memory=memory, cgroup=self.cgroup, wire=theirs.fileno()),
@@ -185,14 +182,20 @@ class Guest(Inspectable):
                 "session": self._session.path,
                 "keep": [theirs.fileno()],
             }
-            data = marshal.dumps(order)
+            keeper = session.launch_keeper(keeper_end, theirs)
+        self._channel = Channel(ours, self._control)
+        self._end.detach()
+        self._end = weakref.finalize(self, session.finish, os.getpid(), keeper, control, self._session, self._channel)
+        data = marshal.dumps(order)
+        try:
             control.sendall(len(data).to_bytes(4, "big") + data)
-        self._starter = starter
-        said = control.recv(256).decode()
-        word, _, rest = said.strip().partition(" ")
+            said = control.recv(256).decode()
+        except OSError:
+            said = ""
+        word, _, rest = said.partition("\n")[0].partition(" ")
         if word != "pid":
             raise SetupError(f"guest: the engine could not be started: {rest or 'its keeper ended'}")
-        self.pid = self._session.engine_pid = int(rest.split()[0])
+        self.pid = self._session.engine_pid = int(rest)
 
     def _await(self, timeout: float) -> None:
         control = self._control
@@ -365,13 +368,11 @@ class Guest(Inspectable):
     def close(self) -> None:
         """End it, with all that runs in it; returns when nothing of it is left. More than once does no harm."""
         channel, self._channel = self._channel, None
-        if channel is not None:
-            if self._writable and not channel.lost and self._control.ready:
-                try:
-                    Answer(channel).ask("sync", SYNC_TIME)
-                except (StateError, SetupError, TimeoutError):
-                    pass  # it is gone, and its writes are where they got to
-            channel.close()
+        if channel is not None and self._writable and not channel.lost and self._control.ready:
+            try:
+                Answer(channel).ask("sync", SYNC_TIME)
+            except (StateError, SetupError, TimeoutError):
+                pass  # it is gone, and its writes are where they got to
         self._end()
 
     def __enter__(self) -> Self:

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from nsbook.guest.channel import Channel
     from nsbook.guest.inside.tree import Plan
 
 DISK_SIZE = 16 << 30  # sparse: takes what is written, no more
@@ -142,10 +143,11 @@ def launch_keeper(control: socket.socket, line: socket.socket) -> subprocess.Pop
     )
 
 
-def finish(owner: int, keeper: subprocess.Popen[bytes], control: socket.socket, where: Session) -> None:
+def finish(owner: int, keeper: subprocess.Popen[bytes], control: socket.socket, where: Session, channel: Channel) -> None:
     """Tell the keeper, and wait until it has cleaned up; do it here should the keeper be gone."""
     if os.getpid() != owner:  # a fork of the owner has no say in this
         return
+    channel.close()
     control.close()
     try:
         keeper.wait(ENDING)
