@@ -13,6 +13,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import apart
@@ -39,7 +40,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.skipped: Counter[str] = Counter()
 
-    def step(self, title: str, command: list[str | Path], **env: str) -> None:
+    def step(self, title: str, command: Sequence[str | Path], **env: str) -> None:
         print(f"\n── {title}", flush=True)
         start = time.monotonic()
         ok = subprocess.run([str(word) for word in command], cwd=ROOT, env=os.environ | env, check=False).returncode == 0
@@ -51,13 +52,21 @@ class Tally:
             report = Path(there, "report.xml")
             words = [str(BIN / "pytest"), *map(str, arguments), f"--junitxml={report}"]
             if wrapped:
-                self.step(title, [*apart.command(*words)], NSBOOK_ROOT=there)
+                self.step(title, apart.command(*words), NSBOOK_ROOT=there)
             else:
-                self.step(title, [*words])
+                self.step(title, words)
             if report.exists():
                 self.read(report)
             else:
                 self.counts["errors"] += 1
+
+    def notebooks(self, *patterns: str) -> None:
+        """nbval compares each cell's output with the stored one; its plugin is slow to load, so only here is it loaded."""
+        chapters = sorted(path for pattern in patterns for path in (ROOT / "notebooks").glob(pattern))
+        options = ["-q", "-o", "addopts=", "-o", "filterwarnings=", "--nbval", "--nbval-cell-timeout", CELL_TIMEOUT]
+        options += ["--nbval-sanitize-with", str(ROOT / "tests/notebooks/sanitize.cfg"), "--rootdir", str(ROOT)]
+        if chapters:
+            self.pytest("notebooks", *options, *chapters, wrapped=True)
 
     def read(self, report: Path) -> None:
         for suite in ElementTree.parse(report).getroot().iter("testsuite"):
@@ -81,34 +90,20 @@ class Tally:
         return all(ok for _, ok, _ in self.steps)
 
 
-def notebooks() -> list[Path]:
-    return sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))
-
-
 def main(arguments: list[str]) -> int:
     tally = Tally()
     if arguments == ["--quick"]:
         tally.pytest("the quick tests", "-q", "-n", WORKERS, "-m", QUICK, "tests")
+        tally.notebooks("00-*.ipynb", "13-*.ipynb")
     elif arguments and arguments != ["--only-lint"]:
         tally.pytest("tests", *arguments)
     else:
         for title, command in LINTERS:
-            tally.step(title, list(command))
+            tally.step(title, command)
         if not arguments:
             tally.pytest("tests", "-n", WORKERS, "-q", "--durations=10", "tests")
-            if notebooks():
-                tally.pytest("notebooks", *notebook_arguments(), wrapped=True)
+            tally.notebooks("[0-9][0-9]-*.ipynb")
     return 0 if tally.show() else 1
-
-
-def notebook_arguments() -> list[str | Path]:
-    """nbval compares each cell's output with the stored one; its plugin is slow to load, so only here is it loaded."""
-    return [
-        *("-q", "-o", "addopts=", "-o", "filterwarnings=", "--nbval"),
-        *("--nbval-sanitize-with", ROOT / "tests/notebooks/sanitize.cfg"),
-        *("--nbval-cell-timeout", CELL_TIMEOUT),
-        *("--rootdir", ROOT, *notebooks()),
-    ]
 
 
 if __name__ == "__main__":
