@@ -194,12 +194,6 @@ def has_uml() -> bool:
     return any(where(name) for name in ("linux.uml", "linux")) and run(where("linux.uml") or "linux", "--version")
 
 
-def qemu_kernel() -> Path | None:
-    """A directory with a kernel for QEMU and its modules: what NSBOOK_GUEST_KERNEL is to be set to (.ci/run makes one)."""
-    named = os.environ.get("NSBOOK_TESTS_QEMU_KERNEL", "")
-    return Path(named) if named and any(Path(named, "boot").glob("vmlinuz-*")) else None
-
-
 def has_chromium() -> bool:
     return run(os.environ.get("CHROMIUM") or "chromium", "--version", "--no-sandbox")
 
@@ -230,10 +224,6 @@ needs: dict[str, Need] = {
     "busybox-static": Need(has_static_busybox, "no static busybox; apt install busybox-static"),
     "uml": Need(has_uml, "User Mode Linux is missing; apt install user-mode-linux"),
     "qemu": packaged("qemu-system-x86", "qemu-system-x86_64", "--version"),
-    "qemu-kernel": Need(
-        lambda: has("qemu") and qemu_kernel() is not None,
-        "no kernel for QEMU; unpack linux-image-amd64 as .ci/run does, and name it in NSBOOK_TESTS_QEMU_KERNEL",
-    ),
     "chromium": Need(has_chromium, "chromium does not run; apt install chromium fonts-dejavu-core"),
     "debian-packages": Need(has_packages, "Debian's packages are out of reach; apt-get update, and a network"),
     "docker-registry": packaged("docker-registry", "docker-registry", "--version"),

@@ -23,7 +23,7 @@ BIN = Path(sys.executable).parent
 WORKERS = "2"
 CELL_TIMEOUT = "60"  # nbval's own default is 2,000 s
 
-LINTERS = (
+LINTERS: tuple[tuple[str, list[str | Path]], ...] = (
     ("ruff check", [BIN / "ruff", "check", "."]),
     ("ruff format", [BIN / "ruff", "format", "--check", "."]),
     ("mypy", [BIN / "mypy"]),
@@ -50,7 +50,7 @@ class Tally:
         """One run of pytest. ``wrapped``: apart as a whole, with its own data (no conftest is there that does so)."""
         with tempfile.TemporaryDirectory() as there:
             report = Path(there, "report.xml")
-            words = [str(BIN / "pytest"), *map(str, arguments), f"--junitxml={report}"]
+            words: list[str] = [str(BIN / "pytest"), *map(str, arguments), f"--junitxml={report}"]
             if wrapped:
                 self.step(title, apart.command(*words), NSBOOK_ROOT=there)
             else:
