@@ -35,7 +35,7 @@ class Diagnosis(Frozen):
 
     def __str__(self) -> str:
         name = errno_names.errorcode.get(self.errno, str(self.errno))
-        lines = [f"{self.call or 'the call'}: {name}, refused by {self.layer}: {self.why}", f'{self.page}: "{self.rule}"']
+        lines = [f"{self.call or 'the call'}: {name}, refused by {self.layer}: {self.why}", f"{self.page}: {self.rule}"]
         return "\n".join([*lines, f"Fix: {self.fix}"] if self.fix else lines)
 
 

@@ -22,11 +22,6 @@ from nsbook.linux.files import read_bytes, read_file
 from nsbook.linux.mountinfo import MountEntry, covering, mountinfo
 from nsbook.linux.process import prctl
 
-try:  # what the floor imports when it is first needed is needed here, and a child that has pivoted can't import any more
-    import fcntl  # noqa: F401
-except ImportError:  # another system: nothing will be captured there
-    pass
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -299,12 +294,14 @@ def _program(facts: dict[str, Any]) -> None:
     program: dict[str, Any] = {}
     facts["program"] = program
     path = str(facts["args"].get("pathname") or facts["filename"])
+    if not os.path.isfile(path) or not os.access(path, os.R_OK, effective_ids=True):
+        return
     with open(path, "rb") as file:
         head = file.read(4096)
         program["head"] = head[:16].hex()
         if head.startswith(b"#!"):
-            words = head[2:].split(b"\n")[0].split()
-            program["interpreter"] = os.fsdecode(words[0]) if words else ""
+            first = head[2:].split(b"\n")[0].replace(b"\t", b" ").strip(b" ")
+            program["interpreter"] = os.fsdecode(first.split(b" ")[0])
             program["crlf"] = head.split(b"\n")[0].endswith(b"\r")
         elif head.startswith(b"\x7fELF"):
             program["elf_class"], program["elf_machine"] = head[4] * 32, int.from_bytes(head[18:20], "little")

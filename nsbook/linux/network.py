@@ -6,6 +6,7 @@ costs a hundred milliseconds to import: they are elsewhere.
 
 from __future__ import annotations
 
+import _socket
 import os
 from struct import calcsize, pack, unpack_from
 from time import perf_counter
@@ -19,6 +20,12 @@ _RTM_NEWLINK, _RTM_GETLINK, _NLMSG_ERROR, _NLMSG_DONE = 16, 18, 2, 3
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
 _AF_NETLINK, _SOCK_RAW = 16, 3
 _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
+
+
+try:  # now, not when it is needed: a child that has pivoted can't import any more
+    import fcntl
+except ImportError:  # another system
+    pass
 
 
 class Link(Frozen):
@@ -36,13 +43,10 @@ def _flags(value: int) -> tuple[str, ...]:
 
 
 def _ioctl(request: int, interface: bytes, value: int) -> int:
-    import _socket
-    from fcntl import ioctl
-
     with_flags = pack("16sh14x", interface, value)
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)  # dev ioctls work on any socket
     try:
-        return int(unpack_from("16xh", ioctl(sock.fileno(), request, with_flags))[0]) & 0xFFFF
+        return int(unpack_from("16xh", fcntl.ioctl(sock.fileno(), request, with_flags))[0]) & 0xFFFF
     finally:
         sock.close()
 
@@ -94,8 +98,6 @@ def links() -> tuple[Link, ...]:
 
 
 def _dump() -> tuple[Link, ...]:
-    import _socket
-
     sock = _socket.socket(_AF_NETLINK, _SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
     rows: list[Link] = []
     try:

@@ -12,6 +12,11 @@ from nsbook.frozen import Frozen
 from nsbook.linux import constants
 from nsbook.linux.call import syscall
 
+try:  # now, not when it is needed: a child that has pivoted can't import any more
+    import fcntl
+except ImportError:  # another system
+    pass
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nsbook.linux.call import Path
@@ -43,9 +48,7 @@ def namespace_at(place: Path | int) -> NsIdentity:
 
 
 def _ioctl(fd: int, request: int) -> int:
-    from fcntl import ioctl
-
-    return ioctl(fd, request)
+    return fcntl.ioctl(fd, request)
 
 
 @syscall("ioctl", fd=lambda fd: f"{fd}, NS_GET_NSTYPE", result=lambda value: constants.flag_names(value, "CLONE_"))
@@ -75,6 +78,4 @@ def ns_owner(fd: int) -> int:
 @syscall("ioctl", fd=lambda fd: f"{fd}, NS_GET_OWNER_UID")
 def ns_owner_uid(fd: int) -> int:
     """The user that made the user namespace, as the caller's user namespace knows him."""
-    from fcntl import ioctl
-
-    return int(unpack("I", ioctl(fd, constants.NS_GET_OWNER_UID, bytes(calcsize("I"))))[0])
+    return int(unpack("I", fcntl.ioctl(fd, constants.NS_GET_OWNER_UID, bytes(calcsize("I"))))[0])

@@ -172,8 +172,8 @@ APPARMOR = Rule(
     (),
     (EACCES, EPERM),
     "apparmor",
-    "apparmor.d(5)",
-    "AppArmor confines a program by a profile: what no rule of it allows is denied with EACCES (and logged by the kernel).",
+    "apparmor(7)",
+    "AppArmor is a kernel enhancement to confine programs to a limited set of resources.",
     confined,
     "Docker: --security-opt apparmor=unconfined; Kubernetes: appArmorProfile type Unconfined; "
     "else run inside the guest: `nsbook guest run`.",
@@ -183,8 +183,8 @@ UNKNOWN_CALL = Rule(
     (),
     (ENOSYS,),
     "kernel",
-    "syscalls(2)",
-    "ENOSYS: the kernel has no such system call.",
+    "errno(3)",
+    "Function not implemented",
     lambda facts: (
         f"Linux {facts.get('release', '')} has no {facts.get('call') or 'such call'} (or what stands for it, such as gVisor, has not)"
     ),

@@ -341,6 +341,7 @@ RULES: tuple[Rule, ...] = (
          "Use user.overlay.* and mount the overlay with userxattr."),
     Rule(("ioctl",), (EPERM,), "capability", "netdevice(7)",
          "Setting the active flag word is a privileged operation", lacks("CAP_NET_ADMIN"), "Do it in a network namespace of one's own."),
-    Rule(("ioctl",), (ENODEV,), "argument", "netdevice(7)", "The name of the interface is specified in the ifr_name field",
+    Rule(("ioctl",), (ENODEV,), "argument", "netdevice(7)",
+         "Normally, the user specifies which device to affect by setting ifr_name to the name of the interface",
          lambda facts: f"this network namespace has no interface {argument(facts, 'interface')!r}", ""),
 )  # fmt: skip

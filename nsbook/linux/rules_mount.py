@@ -54,7 +54,11 @@ def _masked(facts: Facts) -> str:
 
 
 def _proc_owner(facts: Facts) -> str:
-    return foreign("pid", "the PID namespace that it is in")(facts) if argument(facts, "filesystemtype") in ("proc", None) else ""
+    return (
+        foreign("pid", "the PID namespace that it is in")(facts)
+        if facts.get("call") != "mount" or argument(facts, "filesystemtype") == "proc"
+        else ""
+    )
 
 
 def _block(facts: Facts) -> str:
@@ -256,7 +260,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("mount", "move_mount"), (EINVAL,), "argument", "mount(2)",
          "A move operation (MS_MOVE) was attempted, but the parent mount of source mount has propagation type MS_SHARED.",
          _move_shared, "Make the parent private first: mount(NULL, parent, NULL, MS_PRIVATE, NULL)."),
-    Rule(("fsconfig", "fsmount"), (), "argument", "fsconfig(2)",
+    Rule(("fsconfig", "fsmount"), (), "argument", "Documentation/filesystems/mount_api.rst",
          "The kernel keeps a log of messages on the descriptor that fsopen gave.", _kernel_words, "Do as the message says."),
     Rule(("mount",), (EINVAL,), "argument", "mount(2)", "source had an invalid superblock.",
          lambda facts: "" if argument(facts, "filesystemtype") is None else

@@ -111,11 +111,8 @@ def _pid_again(facts: Facts) -> str:
     return "the process has unshared its PID namespace before" if flag(facts, C.CLONE_NEWPID) and facts.get("pid_unshared") else ""
 
 
-def _parent_user(facts: Facts) -> str:
-    bits = (argument(facts, "flags") or 0) & (C.CLONE_NEWUSER | C.CLONE_NEWPID)
-    if bits and flag(facts, C.CLONE_THREAD | C.CLONE_PARENT):
-        return f"the flags are {C.flag_names(argument(facts, 'flags'), 'CLONE_')}"
-    return ""
+def _init_parent(facts: Facts) -> str:
+    return "the caller is process 1 of its PID namespace" if flag(facts, C.CLONE_PARENT) and facts.get("pid") == 1 else ""
 
 
 def _both(one: int, other: int) -> Callable[[Facts], str]:
@@ -259,9 +256,14 @@ def _names(mask: int) -> str:
     return ", ".join(name for number, name in enumerate(C.CAPABILITIES) if mask >> number & 1)
 
 
+def _says(facts: Facts, option: str) -> bool:
+    """Whether the prctl option stands in the call as it was noted."""
+    return any(option in line for line in facts.get("notes", ()))
+
+
 def _ambient(facts: Facts) -> str:
     cap = argument(facts, "cap")
-    if not isinstance(cap, int):
+    if not isinstance(cap, int) or not _says(facts, "PR_CAP_AMBIENT_RAISE"):
         return ""
     missing = [k for k, f in (("permitted", "cap_prm"), ("inheritable", "cap_inh")) if not facts.get(f, 0) >> cap & 1]
     return f"{_names(1 << cap)} is not {' and not '.join(missing)}" if missing else ""
@@ -309,8 +311,7 @@ RULES: tuple[Rule, ...] = (
          "Fork, and let the child do it."),
     Rule(("unshare",), (EINVAL,), "argument", "unshare(2)", "An invalid bit was specified in flags.", _invalid_bits, "Leave it out."),
     Rule(("clone3",), (EINVAL,), "argument", "clone(2)",
-         "One (or both) of CLONE_NEWPID or CLONE_NEWUSER and one (or both) of CLONE_THREAD or CLONE_PARENT were specified in the flags "
-         "mask.", _parent_user, "Fork twice: first the namespaces, then CLONE_PARENT."),
+         "CLONE_PARENT was specified, and the caller is an init process.", _init_parent, "Leave CLONE_PARENT out."),
     Rule(("clone3",), (EINVAL,), "argument", "clone(2)", "Both CLONE_FS and CLONE_NEWNS were specified in the flags mask.",
          _both(C.CLONE_FS, C.CLONE_NEWNS), "Leave CLONE_FS out."),
     Rule(("clone3",), (EINVAL,), "argument", "clone(2)", "Both CLONE_NEWUSER and CLONE_FS were specified in the flags mask.",
@@ -408,12 +409,12 @@ RULES: tuple[Rule, ...] = (
          _ambient, "Make it permitted and inheritable first (capset)."),
     Rule(("prctl",), (EPERM,), "capability", "prctl(2)",
          "option is PR_CAPBSET_DROP, and the caller does not have the CAP_SETPCAP capability.",
-         lambda facts: lacks("CAP_SETPCAP")(facts) if argument(facts, "option") in (None, C.PR_CAPBSET_DROP) else "",
+         lambda facts: lacks("CAP_SETPCAP")(facts) if _says(facts, "PR_CAPBSET_DROP") else "",
          "Drop from the bounding set before giving up CAP_SETPCAP."),
     Rule(("prctl",), (EPERM,), "capability", "prctl(2)",
          'option is PR_SET_SECUREBITS, and the caller does not have the CAP_SETPCAP capability, or tried to unset a "locked" flag, or '
          "tried to set a flag whose corresponding locked flag was set (see capabilities(7)).",
-         lambda facts: "a bit is locked, or CAP_SETPCAP is missing" if argument(facts, "option") == C.PR_SET_SECUREBITS else "", ""),
+         lambda facts: "a bit is locked, or CAP_SETPCAP is missing" if _says(facts, "PR_SET_SECUREBITS") else "", ""),
     Rule(("prctl",), (EINVAL,), "argument", "prctl(2)", "The value of option is not recognized, or not supported on this system.",
          always("the option, or the capability number, is unknown to this kernel"), ""),
     Rule(("seccomp",), (EACCES,), "no_new_privs", "seccomp(2)",

@@ -29,7 +29,7 @@ def test_written_and_read_back(inside: Inside) -> None:
         ready, go = os.pipe(), os.pipe()
         pid, fd = process.clone3(C.CLONE_NEWUSER)
         if pid == 0:
-            os.write(ready[1], b"x"); os.read(go[0], 1)
+            os.close(go[1]); os.write(ready[1], b"x"); os.read(go[0], 1)
             os._exit(0 if os.getresuid() == (0, 0, 0) else 1)
         os.read(ready[0], 1)
         out["empty"] = len(idmaps.uid_map(pid))

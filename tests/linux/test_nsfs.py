@@ -75,7 +75,7 @@ def test_the_parent_of_a_child_namespace(inside: Inside) -> None:
         hold = os.pipe()
         pid, pidfd = process.clone3(C.CLONE_NEWUSER)
         if pid == 0:
-            os.read(hold[0], 1); os._exit(0)
+            os.close(hold[1]); os.read(hold[0], 1); os._exit(0)
         fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
         out["parent"] = nsfs.namespace_at(nsfs.ns_parent(fd)) == outer
         out["uid"] = nsfs.ns_owner_uid(fd)
