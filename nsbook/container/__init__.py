@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from nsbook.container.assembly import Assembly as Assembly
     from nsbook.container.container import Container as Container
-    from nsbook.container.result import Result as Result
+    from nsbook.spawn.result import Result as Result
 
-_names = {"Assembly": "assembly", "Container": "container", "Result": "result"}
+_names = {"Assembly": "container.assembly", "Container": "container.container", "Result": "spawn.result"}
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +25,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"nsbook.container has no {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"nsbook.container.{_names[name]}"), name)
+    return getattr(import_module(f"nsbook.{_names[name]}"), name)

@@ -12,7 +12,6 @@ import os
 
 from nsbook.container.container import _words, signal_number
 from nsbook.container.prepare import Prepared, prepare
-from nsbook.container.result import Result, exit_code
 from nsbook.container.spec import options
 from nsbook.errors import InvalidOption, StateError
 from nsbook.inspectable import Inspectable, Sheet, Snapshot, Volatile, now
@@ -22,6 +21,7 @@ from nsbook.linux import status as proc_status
 from nsbook.spawn.client import Session, setup_error
 from nsbook.spawn.ops import Exec, Op
 from nsbook.spawn.plan import Plan
+from nsbook.spawn.result import Result, exit_code
 from nsbook.trace import Transcript
 
 TYPE_CHECKING = False

@@ -12,9 +12,9 @@ import signal
 import time
 
 from nsbook.container.prepare import Prepared, oom_killed
-from nsbook.container.result import exit_code
 from nsbook.errors import CleanupError
 from nsbook.spawn.client import setup_error, transcript_rows
+from nsbook.spawn.result import exit_code
 from nsbook.spawn.shepherd import Failure, Shepherd
 from nsbook.trace import Transcript
 

@@ -6,15 +6,15 @@ import os
 import signal as signals
 import time
 
-from nsbook.container import capture
 from nsbook.container.prepare import Prepared, oom_killed, prepare
-from nsbook.container.result import Result, exit_code
 from nsbook.container.spec import Options, options
 from nsbook.errors import InvalidOption, NsbookError, SetupError, StateError
 from nsbook.inspectable import Inspectable, Sheet, Snapshot, Volatile, now
 from nsbook.linux import process as sys_process
+from nsbook.spawn import capture
 from nsbook.spawn.client import Session
 from nsbook.spawn.plan import Plan
+from nsbook.spawn.result import Result, exit_code, not_started
 from nsbook.trace import Transcript
 
 TYPE_CHECKING = False
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from nsbook.container.changes import Changes
     from nsbook.images import Image
     from nsbook.primitives import Cgroup, Process
+    from nsbook.primitives.changes import Changes
 
 
 class ContainerSnapshot(Snapshot):
@@ -87,7 +87,7 @@ class Container(Inspectable):
         try:
             session, out, err = capture.run(prepared.plan, data=data, observe=prepared.observe, tagged=prepared.tagged, timeout=timeout)
         except SetupError as error:
-            return _not_started(prepared, error, time.perf_counter() - begin)
+            return not_started(error, tuple(prepared.config["process"]["args"]), time.perf_counter() - begin, prepared.plan.warnings)
         return _result(prepared.config["process"]["args"], session, out, err, time.perf_counter() - begin)
 
     # ---- one that is kept
@@ -186,12 +186,12 @@ class Container(Inspectable):
         try:
             done, out, err = capture.run(plan, data=data, observe=(), tagged=False, timeout=timeout, slots={"target": session.pidfd})
         except SetupError as error:
-            return _not_started(self._prepared, error, time.perf_counter() - begin, words)
+            return not_started(error, words, time.perf_counter() - begin, self.warnings)
         return _result(words, done, out, err, time.perf_counter() - begin)
 
     def changes(self) -> Changes:
         """What the container has changed of its image: the content of its writable layer."""
-        from nsbook.container.changes import changes
+        from nsbook.primitives.changes import changes
 
         self._expect("created", "running", "paused", "exited")
         return changes(f"{self._prepared.directory}/upper", self._prepared.lowerdirs)
@@ -385,15 +385,3 @@ def _result(argv: list[str] | tuple[str, ...], session: Session, out: bytes, err
         raise NsbookError("the container ended without a status")
     warnings = session.plan.warnings
     return Result(tuple(argv), exit_code(session.status), out, err, seconds, oom_killed(session.observed), session.transcript, warnings)
-
-
-def _not_started(prepared: Prepared, error: SetupError, seconds: float, argv: tuple[str, ...] = ()) -> Result:
-    """A command that isn't there, or is none, is the caller's affair: a shell's status. Everything else is raised."""
-    cause = error.__cause__
-    if error.op is None or error.op.name != "Exec" or not isinstance(cause, OSError):
-        raise error
-    code = 127 if cause.errno == 2 else 126
-    words = argv or tuple(prepared.config["process"]["args"])
-    return Result(
-        words, code, b"", f"nsbook: {words[0]}: {cause.strerror}\n".encode(), seconds, False, error.transcript, prepared.plan.warnings
-    )

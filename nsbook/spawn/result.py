@@ -1,4 +1,4 @@
-"""What a command that ran in a container leaves: status, output, and how it was done."""
+"""What a command that was run leaves: status, output, and how it was done."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from nsbook.inspectable import Inspectable, Sheet, Volatile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nsbook.errors import SetupError
     from nsbook.trace import Transcript
 
 
@@ -49,3 +50,13 @@ class Result(Inspectable, Frozen):
 def exit_code(status: int) -> int:
     """A status with the signal as a negative number, as a shell gives it."""
     return 128 - status if status < 0 else status
+
+
+def not_started(error: SetupError, argv: tuple[str, ...], seconds: float, warnings: tuple[str, ...] = ()) -> Result:
+    """A command that isn't there, or is none, is the caller's affair: a shell's status. Everything else is raised."""
+    cause = error.__cause__
+    if error.op is None or error.op.name != "Exec" or not isinstance(cause, OSError):
+        raise error
+    code = 127 if cause.errno == 2 else 126
+    said = f"nsbook: {argv[0]}: {cause.strerror}\n".encode()
+    return Result(argv, code, b"", said, seconds, False, error.transcript, warnings)

@@ -1,4 +1,4 @@
-"""What a container has changed of its image, read from its writable layer: what ``docker diff`` shows.
+"""What has been changed of a stack of layers, read from the writable one: what ``docker diff`` shows of a container.
 
 The kernel's overlay keeps the changes in the upper directory as they lie on disk: a file that was written is there whole, a
 deletion is a whiteout (a character device 0/0), and a directory that replaces another is marked opaque.
@@ -43,9 +43,7 @@ class Changes(Inspectable, Frozen):
         notes = tuple([f"not looked into: {p} (it belongs to a mapped user)" for p in self.unreadable])
         if not self.rows:
             notes = ("nothing has changed", *notes)
-        return Sheet(
-            "Changes of the container's writable layer", ("", "", "path"), tuple((r.kind, words[r.kind], r.path) for r in self.rows), notes
-        )
+        return Sheet("Changes in the writable layer", ("", "", "path"), tuple((r.kind, words[r.kind], r.path) for r in self.rows), notes)
 
 
 def changes(upper: str, lowerdirs: tuple[str, ...]) -> Changes:
