@@ -201,6 +201,13 @@ def _nodev(facts: Facts) -> str:
     return f"{found['path']!r} lies on a file system mounted nodev" if found.get("kind") == "block device" and found.get("nodev") else ""
 
 
+def _pivot_locked(facts: Facts) -> str:
+    found = place(facts, "new_root")
+    if found.get("mountpoint") and not facts.get("initial_userns", True):
+        return f"the mount at {found['path']!r} came from a more privileged mount namespace"
+    return ""
+
+
 def _umount_locked(facts: Facts) -> str:
     found = place(facts, "target")
     if found.get("mountpoint") and not facts.get("initial_userns", True):
@@ -289,11 +296,11 @@ RULES: tuple[Rule, ...] = (
          "namespace with the same source and target.",
          lambda facts: f"something is mounted at {argument(facts, 'target')!r} already" if place(facts, "target").get("mountpoint") else "",
          "Unmount it first."),
+    Rule(("umount2",), (EINVAL,), "argument", "umount2(2)", "umount2() was called with an invalid flag value in flags.",
+         lambda facts: f"flags are {C.flag_names(argument(facts, 'flags') or 0, 'MNT_', 'UMOUNT_')}" if flag(facts, ~0xF) else "", ""),
     Rule(("umount2",), (EINVAL,), "argument", "umount2(2)", "target is not a mount point.", _not_mounted, "Name the mount point itself."),
     Rule(("umount2",), (EINVAL,), "user namespace", "umount2(2)", "target is locked; see mount_namespaces(7).", _umount_locked,
          "Unmount the whole tree that came along (MNT_DETACH on its top), or cover it with another mount."),
-    Rule(("umount2",), (EINVAL,), "argument", "umount2(2)", "umount2() was called with an invalid flag value in flags.",
-         lambda facts: f"flags are {C.flag_names(argument(facts, 'flags') or 0, 'MNT_', 'UMOUNT_')}" if flag(facts, ~0xF) else "", ""),
     Rule(("umount2",), (EBUSY,), "argument", "umount2(2)", "target could not be unmounted because it is busy.",
          always("a process has a file open, its working directory or its root there, or something is mounted below it"),
          "End those processes (`fuser -m`), unmount what is below, or detach with MNT_DETACH."),
@@ -311,6 +318,9 @@ RULES: tuple[Rule, ...] = (
          'Make all mounts private first: mount(NULL, "/", NULL, MS_REC|MS_PRIVATE, NULL).'),
     Rule(("pivot_root",), (EINVAL,), "argument", "pivot_root(2)", "put_old is not at or underneath new_root.", _new_root("below"),
          'Use a directory inside new_root, or chdir there and pivot_root(".", ".").'),
+    Rule(("pivot_root",), (EINVAL,), "user namespace", "mount_namespaces(7)",
+         "Mounts that come as a single unit from a more privileged mount namespace are locked together and may not be separated in a less "
+         "privileged mount namespace.", _pivot_locked, "Bind new_root onto itself (MS_BIND|MS_REC): the new mount is one's own."),
     Rule(("pivot_root",), (EBUSY,), "argument", "pivot_root(2)",
          'new_root or put_old is on the current root mount. (This error covers the pathological case where new_root is "/".)',
          _root_mount, "Bind new_root onto itself, so that it is a mount of its own."),

@@ -27,6 +27,8 @@ def pythons() -> list[str]:
     """This Python, and pyenv's newer ones where there are some."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
     found = [sys.executable]
+    if not os.access(versions, os.R_OK | os.X_OK):
+        return found
     for wanted in ("3.12", "3.13"):
         if not sys.version.startswith(wanted):
             found += [str(p / "bin/python3") for p in sorted(versions.glob(f"{wanted}.*"))[-1:]]
