@@ -49,7 +49,7 @@ _names = {
 _inspectable.renderers.update(
     {
         "html": "nsbook.views.sheet:html",
-        "widget:Assembly": "nsbook.views.assembly:AssemblyView",
+        "widget:Assembly": "nsbook.views.assembly:view",
     }
 )
 

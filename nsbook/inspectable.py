@@ -86,9 +86,7 @@ class Difference(Frozen):
 
     def sheet(self) -> Sheet:
         """One row a change."""
-        rows = tuple(
-            (c.where, "" if c.before is None else str(c.before), "" if c.after is None else str(c.after)) for c in self.changes
-        )
+        rows = tuple((c.where, "" if c.before is None else str(c.before), "" if c.after is None else str(c.after)) for c in self.changes)
         return Sheet(self.title, ("what", "before", "after"), rows, () if rows else ("nothing changed",), "diff")
 
     def __str__(self) -> str:

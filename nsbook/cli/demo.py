@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 SCRIPT = """
 echo "Hello from process $$ of a container: $(id -un) on $(hostname)"
@@ -36,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     def paint(text: str, code: str) -> str:
         return f"\033[{code}m{text}\033[0m" if colour else text
 
-    given = {"hostname": "nsbook-demo", "env": {"SAY": args.say}}
+    given: dict[str, Any] = {"hostname": "nsbook-demo", "env": {"SAY": args.say}}
     try:
         assembly = Assembly("base", ["sh", "-c", SCRIPT], memory=args.memory or "64M", **given)
     except Unsupported as error:

@@ -159,13 +159,14 @@ def dispatch(args: Arguments) -> int:
     elif verb in ("pause", "resume"):
         oci.load(root, args.id()).freeze(verb == "pause")
     elif verb == "exec":
-        return oci.load(root, args.id()).exec(
+        status: int = oci.load(root, args.id()).exec(
             args.words[2:],
             process=args.get("--process"),
             pid_file=args.get("--pid-file"),
             console=args.get("--console-socket"),
             detach="--detach" in args.options,
         )
+        return status
     elif verb == "list":
         for state in oci.states(root):
             print(f"{state['id']}\t{state['pid']}\t{state['status']}\t{state['bundle']}")

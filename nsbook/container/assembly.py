@@ -134,11 +134,11 @@ class Assembly(Inspectable):
             self._state = "running"
         return self
 
-    def undo(self) -> Assembly:
-        """Go one op back: the container is built anew without the last op."""
+    def undo(self, n: int = 1) -> Assembly:
+        """Go ``n`` ops back (all, if there are fewer): the container is built anew without the last ones."""
         if not self._did:
             raise StateError("nothing is done yet", expected="an op done", actual="made")
-        again = self._did[:-1]
+        again = self._did[:-n] if n > 0 else self._did
         self._drop()
         self._state = "made"
         self._status = None

@@ -82,11 +82,11 @@ def run(prepared: Prepared, *, streams: tuple[int, int, int] = (0, 1, 2)) -> tup
         for number, was in old.items():
             signal.signal(number, was)
     transcript = Transcript(transcript_rows(prepared.plan.ops, shepherd.done, shepherd.calls)) if shepherd is not None else Transcript()
-    error = setup_error(prepared.plan, failure.data, transcript) if failure is not None else None
+    refused = setup_error(prepared.plan, failure.data, transcript) if failure is not None else None
     if left:
-        raise CleanupError("not all could be undone: " + "; ".join(left), original=error) from error
-    if error is not None:
-        raise error
+        raise CleanupError("not all could be undone: " + "; ".join(left), original=refused) from refused
+    if refused is not None:
+        raise refused
     if stopped:
         return 128 + stopped, False
     return exit_code(status), oom_killed(observed)

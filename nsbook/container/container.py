@@ -375,7 +375,8 @@ def signal_number(signal: int | str) -> int:
 
 
 def _words(argv: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    if isinstance(argv, str):
+    given: object = argv
+    if isinstance(given, str):
         raise InvalidOption(f'the command is a list of words: ["sh", "-c", {argv!r}]')
     return tuple([str(word) for word in argv])
 

@@ -144,9 +144,7 @@ def refused(error: OSError) -> tuple[str, dict[str, Any]]:
     return call
 
 
-def syscall(
-    call: str = "", /, *, section: int = 2, result: Show = _returned, **shows: Show
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def syscall(call: str = "", /, *, section: int = 2, result: Show = _returned, **shows: Show) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorates a wrapper. ``call`` names it otherwise than the function; ``shows`` gives arguments their text.
 
     ``result`` turns what the wrapper returned into text, or into None for no row (in the child that clone3 made: the

@@ -39,6 +39,23 @@ DEVICE_RULES: tuple[tuple[str, str], ...] = (
 """What a container may do with devices: make any node, use only these (Docker's list)."""
 
 
+_known: dict[tuple[object, ...], tuple[cgroups.Hierarchy, ...]] = {}
+
+
+def hierarchies() -> tuple[cgroups.Hierarchy, ...]:
+    """What :func:`nsbook.linux.cgroups.hierarchies` says, read again only when this process has moved to another cgroup or
+    mount namespace, or /sys/fs/cgroup has changed: parsing all mounts is most of the work of planning a container."""
+    try:
+        top, namespace = os.stat("/sys/fs/cgroup"), os.stat("/proc/self/ns/mnt")
+        key = (read_file("/proc/self/cgroup"), namespace.st_ino, top.st_dev, top.st_ino, top.st_mtime_ns)
+    except OSError:
+        return cgroups.hierarchies()
+    if key not in _known:
+        _known.clear()
+        _known[key] = cgroups.hierarchies()
+    return _known[key]
+
+
 class Limits(Frozen):
     """``memory`` and ``memory_swap`` in bytes (swap: the sum of both, as the OCI specification has it), CPU time as
     ``quota`` microseconds of each ``period``, ``pids`` tasks. None: no limit."""
@@ -85,7 +102,7 @@ class Design(Frozen):
 
 def design(name: str, limits: Limits, *, limit_fix: str = "") -> Design:
     """A place for a group called ``name``. Raises Unsupported if a limit was asked for and no controller can be had."""
-    found = cgroups.hierarchies()
+    found = hierarchies()
     v1 = [h for h in found if h.version == 1 and h.controllers]
     v2 = next((h for h in found if h.version == 2), None)
     made = (
@@ -220,7 +237,7 @@ def design_at(path: str, limits: Limits) -> Design:
     specification's ``cgroupsPath`` has it. Raises Unsupported, InvalidSpec."""
     if ".." in path.split("/"):
         raise InvalidSpec(f"cgroupsPath {path!r}: no '..'")
-    found = cgroups.hierarchies()
+    found = hierarchies()
     v1 = [h for h in found if h.version == 1 and any(c in (*V1_WANTED, "cpuset") for c in h.controllers)]
     if not v1:
         v2 = next((h for h in found if h.version == 2), None)

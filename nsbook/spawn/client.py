@@ -87,13 +87,17 @@ def launcher() -> Launcher:
     global _launcher
     with _guard:
         if _launcher is None or not _launcher.alive():
+            if _launcher is not None:
+                _launcher.close()  # it was killed, or it is our parent's
             _launcher = Launcher()
         return _launcher
 
 
 def running_launcher() -> Launcher | None:
     """This process's launcher if there is one now."""
-    return _launcher if _launcher is not None and _launcher.alive() else None
+    if _launcher is not None and not _launcher.alive():
+        shutdown()  # it was killed: let go of what we have of it
+    return _launcher
 
 
 def shutdown() -> None:

@@ -21,6 +21,7 @@ from nsbook.spawn import child as child_side
 from nsbook.spawn import ledger
 from nsbook.spawn.channel import Channel, Gone, pair
 from nsbook.spawn.ops import Barrier, Clone, Exec, Op, Place, vocabulary
+from nsbook.spawn.ops.host import half_built_name
 from nsbook.spawn.ops.namespaces import namespace_bits
 from nsbook.spawn.plan import Plan
 
@@ -58,6 +59,7 @@ class Shepherd:
         self.plan = plan
         self.at = Place(slots)
         self.step = step
+        self.tagged = tagged
         self.recording = recording
         self.until = time.monotonic() + deadline
         self.index = 0
@@ -142,6 +144,8 @@ class Shepherd:
             if cgroup >= 0:
                 os.close(cgroup)
         if pid == 0:
+            if self.tagged:
+                sys_process.prctl(C.PR_SET_NAME, half_built_name(self.plan.run))
             mine.close()
             for channel in self._private:
                 channel.close()

@@ -213,9 +213,7 @@ class LabPage:
         client.load_connection_file()
         client.start_channels(iopub=False, stdin=False, hb=False)
         try:
-            asked = client.execute(
-                "", silent=True, store_history=False, user_expressions={"v": f"__import__('json').dumps({expression})"}
-            )
+            asked = client.execute("", silent=True, store_history=False, user_expressions={"v": f"__import__('json').dumps({expression})"})
             while True:
                 answer = client.get_shell_msg(timeout=20)
                 if answer["parent_header"].get("msg_id") == asked:

@@ -14,11 +14,10 @@ from nsbook.spawn.ops.cgroups import (
 )
 from nsbook.spawn.ops.directories import MakeDirectory, RemoveTree
 from nsbook.spawn.ops.furnish import MakeDevice, MakeLink, MaskPath, ReadOnlyPath
-from nsbook.spawn.ops.host import KillRun, Unmount, WriteFile, WriteIdMap
+from nsbook.spawn.ops.host import KillRun, WriteFile, WriteIdMap
+from nsbook.spawn.ops.host_mounts import HostMount, HostOverlay, Unmount
 from nsbook.spawn.ops.mounts import (
     BindMount,
-    HostMount,
-    HostOverlay,
     Mount,
     MountCgroups,
     MountOverlay,

@@ -116,7 +116,8 @@ class MaskPath(Op):
         p = quote(self.root + self.path)
         return Shell(
             "statement",
-            f"[ -d {p} ] && mount -t tmpfs -o ro,nosuid,nodev,noexec,size=0k,nr_inodes=1 tmpfs {p} || {{ [ ! -e {p} ] || mount --bind /dev/null {p}; }}",
+            f"[ -d {p} ] && mount -t tmpfs -o ro,nosuid,nodev,noexec,size=0k,nr_inodes=1 tmpfs {p} || "
+            f"{{ [ ! -e {p} ] || mount --bind /dev/null {p}; }}",
         )
 
     def what(self) -> str:

@@ -1,4 +1,4 @@
-"""Ops that run on the host side: values written, id maps, and the ends of processes and mounts."""
+"""Ops that run on the host side: values written, id maps, and the ends of processes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import errno
 import os
 
 from nsbook.linux import files
-from nsbook.linux.constants import MNT_DETACH, UMOUNT_NOFOLLOW
-from nsbook.linux.mount import umount2
 from nsbook.spawn.ops.base import Op, Place, Shell, quote
 
 TYPE_CHECKING = False
@@ -96,8 +94,15 @@ def _run_tool(argv: list[str]) -> None:
         raise refused
 
 
+def half_built_name(run: str) -> bytes:
+    """By what name (PR_SET_NAME) a process of that run is known before its exec gives it its environment."""
+    from binascii import crc32
+
+    return b"nsb-%08x" % crc32(run.encode("utf-8", "surrogateescape"))
+
+
 class KillRun(Op):
-    """End the processes that carry a run id in their environment."""
+    """End the processes that carry a run id in their environment, and a half-built one that has its name."""
 
     where: ClassVar[str] = "host"
     call: ClassVar[str] = "kill"
@@ -106,14 +111,14 @@ class KillRun(Op):
     run: str
 
     def execute(self, at: Place) -> None:
-        needle = f"NSBOOK_RUN={self.run}".encode()
+        needle = f"NSBOOK_RUN={self.run}".encode("utf-8", "surrogateescape")
+        name = half_built_name(self.run) + b"\n"
         for entry in os.listdir("/proc"):
             if not entry.isdigit() or int(entry) == os.getpid():
                 continue
             try:
-                with open(f"/proc/{entry}/environ", "rb") as stream:
-                    if needle in stream.read().split(b"\0"):
-                        os.kill(int(entry), 9)
+                if files.read_bytes(f"/proc/{entry}/comm") == name or needle in files.read_bytes(f"/proc/{entry}/environ").split(b"\0"):
+                    os.kill(int(entry), 9)
             except OSError:
                 continue
 
@@ -122,28 +127,3 @@ class KillRun(Op):
 
     def what(self) -> str:
         return f"end what is left of run {self.run}"
-
-
-class Unmount(Op):
-    """Take a mount off again."""
-
-    where: ClassVar[str] = "host"
-    call: ClassVar[str] = "umount2"
-    man: ClassVar[str] = "umount(2)"
-
-    target: str
-    detach: bool = False
-
-    def execute(self, at: Place) -> None:
-        try:
-            umount2(self.target, (MNT_DETACH if self.detach else 0) | UMOUNT_NOFOLLOW)
-        except OSError as error:
-            # EINVAL: not a mount point (any more); ENOENT: not even a directory. Undone already.
-            if error.errno not in (errno.EINVAL, errno.ENOENT):
-                raise
-
-    def shell(self) -> Shell:
-        return Shell("statement", f"umount {'-l ' if self.detach else ''}{quote(self.target)}")
-
-    def what(self) -> str:
-        return f"unmount {self.target}"

@@ -14,7 +14,6 @@ from nsbook.linux import constants as C
 from nsbook.linux import files
 from nsbook.linux import mount as sys_mount
 from nsbook.spawn.ops.base import Op, Place, Shell, quote
-from nsbook.spawn.ops.host import Unmount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -421,56 +420,3 @@ class RemountRoot(Op):
 
     def what(self) -> str:
         return f"remount / {','.join(self.flags)}"
-
-
-class HostOverlay(MountOverlay):
-    """Stack layers on the host, where everybody sees them."""
-
-    where: ClassVar[str] = "host"
-
-    def undo(self) -> tuple[Op, ...]:
-        return (Unmount(self.target),)
-
-
-class HostMount(Op):
-    """Mount something on the host, where everybody sees it."""
-
-    where: ClassVar[str] = "host"
-    call: ClassVar[str] = "mount"
-    man: ClassVar[str] = "mount(2)"
-
-    target: str
-    fstype: str = ""
-    """Empty: a bind mount of ``source``."""
-    source: str = ""
-    flags: tuple[str, ...] = ()
-    data: str = ""
-    propagation: str = "private"
-
-    def execute(self, at: Place) -> None:
-        bits = flag_bits(self.flags)
-        if self.fstype:
-            sys_mount.mount(self.source or self.fstype, self.target, self.fstype, bits, self.data or None)
-        else:
-            sys_mount.mount(self.source, self.target, None, C.MS_BIND | C.MS_REC, None)
-            if bits:
-                sys_mount.mount(None, self.target, None, C.MS_REMOUNT | C.MS_BIND | bits, None)
-        if self.propagation:
-            sys_mount.mount(None, self.target, None, PROPAGATION[self.propagation], None)
-
-    def shell(self) -> Shell:
-        options = ",".join((*self.flags, *([self.data] if self.data else [])))
-        target = quote(self.target)
-        if self.fstype:
-            line = f"mount -t {self.fstype} {'-o ' + quote(options) + ' ' if options else ''}{quote(self.source or self.fstype)} {target}"
-        else:
-            line = f"mount --rbind {quote(self.source)} {target}"
-            if options:
-                line += f"; mount -o remount,bind,{quote(options)} {target}"
-        return Shell("statement", line + (f"; mount --make-{self.propagation} {target}" if self.propagation else ""))
-
-    def what(self) -> str:
-        return f"mount {self.fstype or self.source} on {self.target}"
-
-    def undo(self) -> tuple[Op, ...]:
-        return (Unmount(self.target, True),)

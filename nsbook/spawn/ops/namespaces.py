@@ -128,7 +128,7 @@ class Setns(Op):
         sys_process.setns(at.bind(self.fd), namespace_bits(self.namespaces))
 
     def shell(self) -> Shell:
-        return Shell("wrapper", 'nsenter --target "$target" ' + " ".join(f"--{LONG_OPTION[k]}" for k in self.namespaces))
+        return Shell("wrapper", f'nsenter --target "{self.fd}" ' + " ".join(f"--{LONG_OPTION[k]}" for k in self.namespaces))
 
     def what(self) -> str:
         return "enter the namespaces: " + ", ".join(self.namespaces)

@@ -100,12 +100,12 @@ class OpenTerminal(Op):
         import array
         import fcntl
         import socket
-        import termios
 
         master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         try:
-            fcntl.ioctl(master, termios.TIOCSPTLCK, b"\0\0\0\0")
-            number = int.from_bytes(fcntl.ioctl(master, termios.TIOCGPTN, b"\0\0\0\0"), "little")
+            # TIOCSPTLCK and TIOCGPTN of ioctl_tty(2), which the termios module does not have before Python 3.13.
+            fcntl.ioctl(master, 0x40045431, b"\0\0\0\0")
+            number = int.from_bytes(fcntl.ioctl(master, 0x80045430, b"\0\0\0\0"), "little")
             name = f"/dev/pts/{number}"
             terminal = os.open(name, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
             with socket.socket(fileno=os.dup(at.bind("$console"))) as console:
