@@ -287,6 +287,10 @@ class Guest(Inspectable):
     def environment(self) -> dict[str, str]:
         """What a command's environment is unless another is given."""
         env = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
+        # The host's own data may be closed to whoever runs the guest, even to its root: it sees the files by their eyes.
+        env["NSBOOK_ROOT"] = "/var/tmp/nsbook"
+        # nsbook's own programs are found there too, whether or not the environment is activated.
+        env["PATH"] = os.path.dirname(sys.executable) + ":" + env.get("PATH", "/usr/local/bin:/usr/bin:/bin")
         path = env.get("PATH", os.defpath).split(":")
         env["PATH"] = ":".join([*path, *(d for d in ("/usr/local/sbin", "/usr/sbin", "/sbin") if d not in path)])
         env.update(NSBOOK_GUEST=self.engine, HOSTNAME=HOSTNAME, USER="root", LOGNAME="root")
