@@ -128,7 +128,10 @@ class Container(Inspectable):
         session = self._expect("created")
         try:
             session.tell({"start": 1})
-            session.hear()
+            message = session.hear()
+            if "running" not in message:  # it was killed at this very moment
+                self._note(message)
+                raise StateError(f"the container {self.id} has ended before it began", expected="created", actual="exited")
         except BaseException:
             self._state = "exited"
             self.remove()
@@ -225,7 +228,7 @@ class Container(Inspectable):
     @property
     def state(self) -> str:
         """made, created, running, paused, exited or removed."""
-        if self._state in ("running", "paused") and self._session is not None:
+        if self._state in ("created", "running", "paused") and self._session is not None:
             from nsbook.spawn.channel import wait_readable
 
             while self._status is None and wait_readable(self._session.fileno(), 0):

@@ -50,6 +50,8 @@ LINKS: tuple[tuple[str, str], ...] = (
     ("/dev/core", "/proc/kcore"),
 )
 
+RLIMITS = "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK".split()
+
 NAMESPACES: dict[str, str] = {
     "mount": "mnt",
     "network": "net",
@@ -147,6 +149,11 @@ def _check(o: Options) -> None:
             raise InvalidOption(f"env {entry!r}: NAME=VALUE")
     for bind in o.binds:
         parse_bind(bind)
+    for name, soft, hard in o.rlimits:
+        if name.upper() not in RLIMITS:
+            raise InvalidOption(f"rlimit {name!r}: there are {', '.join(RLIMITS).lower()} (getrlimit(2))")
+        if hard >= 0 and not 0 <= soft <= hard:
+            raise InvalidOption(f"rlimit {name}={soft}: the soft limit is above the hard one, {hard}")
     if o.workdir and not o.workdir.startswith("/"):
         raise InvalidOption(f"workdir={o.workdir!r}: an absolute path")
 

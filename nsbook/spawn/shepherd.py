@@ -20,7 +20,7 @@ from nsbook.linux import process as sys_process
 from nsbook.spawn import child as child_side
 from nsbook.spawn import ledger
 from nsbook.spawn.channel import Channel, Gone, pair
-from nsbook.spawn.ops import Barrier, Clone, Exec, Op, Place, vocabulary
+from nsbook.spawn.ops import Barrier, Clone, Exec, Op, Place, RemoveCgroup, vocabulary
 from nsbook.spawn.ops.host import half_built_name
 from nsbook.spawn.ops.namespaces import namespace_bits
 from nsbook.spawn.plan import Plan
@@ -334,6 +334,10 @@ class Shepherd:
         if self.pidfd >= 0:
             if self.status is None:
                 self.kill()
+                if not self.poll(timeout=0.1):
+                    for op in self.entry.inverses:
+                        if isinstance(op, RemoveCgroup):
+                            op.thaw()  # version 1: what is frozen doesn't die
                 self.wait()
             os.close(self.pidfd)
             self.pidfd = -1

@@ -29,7 +29,7 @@ class SetRlimit(Op):
     hard: int
 
     def execute(self, at: Place) -> None:
-        number = getattr(resource, self.resource)
+        number = 10 if self.resource == "RLIMIT_LOCKS" else getattr(resource, self.resource)  # Python doesn't list that one
         sys_process.prlimit64(0, number, (_limit(self.soft), _limit(self.hard)))
 
     def shell(self) -> Shell:
