@@ -47,7 +47,11 @@ function page(text) {
 /** The list of ops. `send` asks the kernel; `update(state)` brings the list up to date in place, so that focus stays. */
 class Ops {
   constructor(plan, send) {
-    this.send = send;
+    this.jumped = false;
+    this.send = (number) => {
+      this.jumped = true;
+      send("run_to", number);
+    };
     this.rows = plan.map((op, number) => this.row(op, number));
     this.groups = [];
     this.list = h("ol", { class: "nsb-ops", "aria-label": "Ops of the plan", onkeydown: (event) => this.key(event) });
@@ -65,7 +69,7 @@ class Ops {
     const mark = h("span", { class: "nsb-mark", "aria-hidden": "true" });
     const said = hidden("");
     const took = h("span", { class: "nsb-took" });
-    const here = h("button", { type: "button", class: "nsb-button", onclick: () => this.send("run_to", number) }, "Run to here");
+    const here = h("button", { type: "button", class: "nsb-button", onclick: () => this.send(number) }, "Run to here");
     const detail = h(
       "div",
       { class: "nsb-detail", hidden: true },
@@ -88,7 +92,7 @@ class Ops {
       { type: "button", class: "nsb-jump", tabindex: -1, title: `Run to ${number} ${op.name}`, "aria-hidden": "true" },
       "▶",
     );
-    jump.addEventListener("click", () => this.send("run_to", number));
+    jump.addEventListener("click", () => this.send(number));
     button.addEventListener("click", () => this.open(button, detail));
     const item = h("li", {}, h("div", { class: "nsb-line" }, button, jump), detail);
     return { item, button, mark, said, took, here, jump };
@@ -175,17 +179,20 @@ class Ops {
       group.button.setAttribute("aria-expanded", String(open));
       if (!inside && ready === count) group.chosen = group.chosen === true ? true : null;
     }
-    this.show(state.position);
+    if (this.jumped) document.activeElement?.blur(); // the button may be gone: the focus goes on to the next op
+    this.show(state.position, this.jumped);
+    this.jumped = false;
   }
 
   /** Scroll the list (never the page) so that the op and what comes after it can be seen. */
-  show(number) {
+  show(number, focus = false) {
     if (this.list.contains(document.activeElement)) return; // somebody is reading there
     const row = this.rows[Math.min(number, this.rows.length - 1)];
     const shown = row.item.closest("ol[hidden]") ? row.item.closest("ol").previousElementSibling : row.button;
     this.rove(shown);
     const [box, list] = [shown.getBoundingClientRect(), this.list.getBoundingClientRect()];
     if (box.top < list.top + 40 || box.bottom > list.bottom - 120) this.list.scrollTop += box.top - list.top - list.height / 3;
+    if (focus) shown.focus({ preventScroll: true });
   }
 }
 

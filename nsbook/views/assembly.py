@@ -87,6 +87,7 @@ class AssemblyView(AnyWidget):
     def close(self) -> None:
         """End the view, not the assembly."""
         _views.pop(id(self.assembly), None)
+        self.layout.close()  # a widget with a comm of its own, which ipywidgets leaves open
         super().close()
 
     def __repr__(self) -> str:

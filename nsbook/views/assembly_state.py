@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 SECCOMP = ("no filter", "strict", "filtered")
 """``Seccomp:`` in /proc/PID/status (proc_pid_status(5))."""
+OWN, SHARED = "its own", "the host's"
+WHO = {
+    "argument": "the system call: an argument that it does not take here",
+    "capability": "the kernel: a capability is missing",
+    "file": "the file system: a path or its permissions",
+    "kernel": "the kernel",
+    "no_new_privs": "no_new_privs, a promise that can't be taken back",
+    "seccomp": "a seccomp filter",
+    "apparmor": "AppArmor",
+    "resource limit": "a resource limit",
+}
+"""The diagnoser's layers (:data:`nsbook.linux.rules.LAYERS`) in a few words, where their names alone say too little."""
 
 
 def plan(assembly: Assembly) -> list[dict[str, Any]]:
@@ -159,44 +171,36 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, str
     out = []
     for where, now in new.items():
         was = old.get(where)
-        if was == now or (was is None and old):
-            continue
-        if was is None:  # the first look at a child: what is its own is news, the rest is the host's
-            if where.endswith(" namespace") and now == ["its own"]:
-                out.append({"where": where, "was": "the host's", "now": "its own"})
-            continue
-        if was[0].split(" ")[0].isdigit() and now[0].split(" ")[0].isdigit():
-            out.append({"where": where, **_lines(was, now)})
-        else:
-            out.append({"where": where, "was": "; ".join(was), "now": "; ".join(now)})
+        if was is None:
+            if not before.get("outside") and where.endswith(" namespace") and now["values"] == [OWN]:
+                out.append({"where": where, "was": SHARED, "now": OWN})  # a new child: all else is the host's
+        elif was["refused"] or now["refused"] or not now["count"]:
+            if _line(was) != _line(now):
+                out.append({"where": where, "was": _line(was), "now": _line(now)})
+        elif was["values"] != now["values"]:
+            out.append({"where": where, **_many(was["values"], now["values"])})
     return out
 
 
-def _lines(was: list[str], now: list[str]) -> dict[str, str]:
-    """Two long lists: their numbers, and one or two lines that came or went."""
-    came = [line for line in now[1:] if line not in was[1:]]
-    went = [line for line in was[1:] if line not in now[1:]]
-    some = [f"+ {line}" for line in came] or [f"− {line}" for line in went]
-    more = f" and {len(some) - 2} more" if len(some) > 2 else ""
-    return {"was": was[0], "now": now[0] + (f" ({', '.join(some[:2])}{more})" if some else "")}
-
-
-def _said(state: dict[str, Any]) -> dict[str, list[str]]:
-    out: dict[str, list[str]] = {}
+def _said(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All that is displayed, by its name."""
     outside, inside = state.get("outside"), state.get("inside")
-    if outside is not None:
-        for space in outside["namespaces"]:
-            out[f"{space['kind']} namespace"] = ["its own" if space["own"] else "the host's"]
-        out.update({fact["name"]: _of(fact) for fact in outside["facts"]})
-    if inside is not None:
-        out.update({f"inside: {fact['name']}": _of(fact) for fact in inside})
-    return out
+    facts = list(outside["facts"]) if outside else []
+    spaces = [_fact(f"{s['kind']} namespace", OWN if s["own"] else SHARED) for s in outside["namespaces"]] if outside else []
+    said = {fact["name"]: fact for fact in [*spaces, *facts]}
+    return {**said, **{f"inside: {fact['name']}": fact for fact in inside or ()}}
 
 
-def _of(fact: dict[str, Any]) -> list[str]:
-    if fact["refused"]:
-        return [fact["refused"]]
-    return [str(len(fact["values"])), *fact["values"]] if fact["count"] else fact["values"]
+def _line(fact: dict[str, Any]) -> str:
+    return fact["refused"] or (str(len(fact["values"])) if fact["count"] else "; ".join(fact["values"]))
+
+
+def _many(was: list[str], now: list[str]) -> dict[str, str]:
+    """Two long lists: their numbers, and one or two lines that came or else went."""
+    came = [f"+ {line}" for line in now if line not in was]
+    some = came or [f"− {line}" for line in was if line not in now]
+    more = f" and {len(some) - 2} more" if len(some) > 2 else ""
+    return {"was": str(len(was)), "now": str(len(now)) + (f" ({', '.join(some[:2])}{more})" if some else "")}
 
 
 def refusal(error: Exception) -> dict[str, str]:
@@ -208,7 +212,7 @@ def refusal(error: Exception) -> dict[str, str]:
         said["title"] = f"{name} was refused" + (f" with {_os_error(cause)}" if cause is not None else "")
         found = error.diagnosis
         if found is not None:
-            said.update(who=found.layer, why=found.why, fix=found.fix, rule=found.rule, page=found.page)
+            said.update(who=WHO.get(found.layer, found.layer), why=found.why, fix=found.fix, rule=found.rule, page=found.page)
         elif cause is None:
             said["why"] = str(error)
     elif isinstance(error, Unsupported):
