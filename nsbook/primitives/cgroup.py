@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import time
 
-from nsbook.errors import InvalidOption, StateError
+from nsbook.errors import Conflict, InvalidOption, StateError
 from nsbook.inspectable import Inspectable, Sheet, Snapshot, Volatile, now
 from nsbook.linux import cgroups
 from nsbook.linux.files import read_file, write_file
 from nsbook.primitives.cgroup_design import Design, Limits, design, limit_ops
+from nsbook.primitives.made import hold
 from nsbook.primitives.sizes import parse_size
 
 TYPE_CHECKING = False
@@ -66,7 +67,7 @@ class Cgroup(Inspectable):
     def plan(
         cls, name: str = "", *, memory: int | str | None = None, cpus: float | None = None, pids: int | None = None
     ) -> tuple[Plan, Design]:
-        """The plan of :meth:`create`. Raises InvalidOption, Unsupported."""
+        """The plan of :meth:`create`. Raises InvalidOption, Unsupported, Conflict (the name is taken)."""
         from nsbook.spawn.ops import Barrier
         from nsbook.spawn.plan import Plan, new_run_id
 
@@ -76,6 +77,10 @@ class Cgroup(Inspectable):
             raise InvalidOption(f"control group name {name!r}: one directory name")
         size = _size(memory)
         made = design(name, Limits(size, size, None if cpus is None else int(cpus * 100_000), 100_000, pids))
+        taken = [path for path in made.paths if os.path.exists(path)]
+        if taken:
+            # Undoing a failed making ends what is in the group and removes it: it must not begin with somebody else's.
+            raise Conflict(f"there is a control group {taken[0]} already: choose another name, or Cgroup.open it")
         if not made.version:
             from nsbook.errors import Unsupported
 
@@ -88,13 +93,10 @@ class Cgroup(Inspectable):
 
         ``memory`` in bytes or as ``"64M"``; ``cpus`` 0.5 is half of one; ``pids`` the most tasks.
         """
-        from nsbook.spawn.client import Session
-
         plan, made = cls.plan(name, memory=memory, cpus=cpus, pids=pids)
         self = cls(made.version, dict(made.by_controller), made.paths)
         self._plan = plan
-        self._session = Session(plan, interactive=True)
-        self._session.hear()
+        self._session = hold(plan)
         return self
 
     @classmethod

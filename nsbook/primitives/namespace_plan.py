@@ -22,12 +22,17 @@ CAP_SYS_ADMIN = 21
 CLOCKS = ("monotonic", "boottime")
 
 
+def may_administer() -> bool:
+    """Has this process CAP_SYS_ADMIN in effect, in its own user namespace?"""
+    return bool(status().cap_eff >> CAP_SYS_ADMIN & 1)
+
+
 def create_plan(kind: str, *, uid_map: Ranges | None, gid_map: Ranges | None, offsets: dict[str, int]) -> Plan:
     """Make one, in a child that then waits until it is let go. Raises InvalidOption."""
     wrong = [clock for clock in offsets if clock not in CLOCKS]
     if wrong or (offsets and kind != "time"):
         raise InvalidOption(f"offsets={offsets!r}: a time namespace has {' and '.join(CLOCKS)} (time_namespaces(7))")
-    user = kind == "user" or not status().cap_eff >> CAP_SYS_ADMIN & 1
+    user = kind == "user" or not may_administer()
     if not user and (uid_map is not None or gid_map is not None):
         raise InvalidOption(f"a {kind} namespace has no id maps: user namespaces have")
     made: list[ops.Op] = [ops.Clone(tuple([k for k in ("user", "pid") if k == kind or (k == "user" and user)]))]
@@ -77,8 +82,7 @@ def _tool(name: str, rows: Ranges, own: int) -> str:
 def enter_plan(kind: str, argv: tuple[str, ...], env: dict[str, str], *, owner: bool) -> Plan:
     """Run a command in a namespace: ``$target`` is a descriptor of it, ``$owner`` one of the user namespace to enter first."""
     run = new_run_id()
-    mine = {name: os.environ[name] for name in ("HOME", "LANG", "TERM") if name in os.environ}
-    variables = {"PATH": os.environ.get("PATH") or os.defpath, **mine, **env, "NSBOOK_RUN": run}
+    variables = {**os.environ, **env, "NSBOOK_RUN": run}
     made: list[ops.Op] = [ops.Clone()]
     if owner:
         made.append(ops.Setns("$owner", ("user",)))

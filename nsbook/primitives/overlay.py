@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import os
 
-from nsbook.errors import InvalidOption, NotFound, StateError, Unsupported
+from nsbook.errors import InvalidOption, NotFound, SetupError, StateError, Unsupported
+from nsbook.frozen import Frozen
 from nsbook.inspectable import Inspectable, Sheet, Snapshot, Volatile, now
-from nsbook.linux import files
-from nsbook.places import run_root
+from nsbook.linux import files, mountinfo
+from nsbook.places import data_root, run_root
 from nsbook.primitives.changes import Changes, changes
-from nsbook.spawn.plan import Plan, new_run_id
-from nsbook.trace import Transcript
+from nsbook.primitives.made import Made, hold
+from nsbook.primitives.mount import beneath, expect_on_top
+from nsbook.primitives.mount_table import MountTable
+from nsbook.primitives.namespace_plan import may_administer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Sequence
 
-    from nsbook.spawn.client import Session
     from nsbook.spawn.ops import Op
+    from nsbook.spawn.plan import Plan
+
+    Path = str | os.PathLike[str]
 
 
 class OverlaySnapshot(Snapshot):
-    """A stack at one moment; lower directories top first."""
+    """A stack at one moment; lower directories top first. ``changes`` are (A, C or D, path), none for a read-only stack."""
 
     merged: str
     mounted: bool
@@ -35,122 +40,255 @@ class OverlaySnapshot(Snapshot):
     changes: tuple[tuple[str, str], ...]
 
 
-class Overlay(Inspectable):
+class Origin(Inspectable, Frozen):
+    """Which layer gives a path: ``layer`` is its directory, ``role`` is ``upper`` or ``lower 1``, ``lower 2`` from the top
+    down. A directory shows what other layers have in it, too: those are in ``merged_with``."""
+
+    path: str
+    role: str
+    layer: str
+    merged_with: tuple[str, ...] = ()
+
+    def sheet(self) -> Sheet:
+        """Where it comes from."""
+        rows = [(self.path, self.role, Volatile(self.layer))]
+        rows += [("", "merged with", Volatile(layer)) for layer in self.merged_with]
+        return Sheet("Origin", ("path", "from", "directory"), tuple(rows), (), "origin")
+
+
+class Overlay(Made):
     """A union mount: what several directories look like as one."""
 
-    def __init__(self, lowerdirs: tuple[str, ...], upperdir: str, workdir: str, merged: str, plan: Plan) -> None:
+    def __init__(self, lowerdirs: tuple[str, ...], upperdir: str, workdir: str, merged: str) -> None:
+        super().__init__()
         self.lowerdirs, self.upperdir, self.workdir, self.merged = lowerdirs, upperdir, workdir, merged
-        self._plan = plan
-        self._session: Session | None = None
-        self._closed = False
+        self._id = 0
+
+    # ---- making and finding
 
     @classmethod
-    def plan(cls, lowerdirs: list[str] | tuple[str, ...], *, writable: bool = True, directory: str = "") -> Plan:
-        """The plan of :meth:`create`. Raises InvalidOption for a layer that is no directory."""
+    def plan(cls, lowerdirs: Sequence[Path], *, upper: Path | None = None, work: Path | None = None, target: Path | None = None) -> Plan:
+        """The plan of :meth:`create`. Runs nothing. Raises InvalidOption, Unsupported."""
         from nsbook.spawn import ops
+        from nsbook.spawn.plan import Plan, new_run_id
 
-        lowers = tuple([os.path.realpath(d) for d in lowerdirs])
-        for lower in lowers:
-            if not os.path.isdir(lower):
-                raise InvalidOption(f"the layer {lower} is no directory")
-        if not lowers or (len(lowers) == 1 and not writable):
+        if isinstance(lowerdirs, str):
+            raise InvalidOption(f"lowerdirs is a list, top first: [{lowerdirs!r}]")
+        lowers = tuple([_directory(d, "layer") for d in lowerdirs])
+        if not lowers or (len(lowers) == 1 and upper == ""):
             raise InvalidOption("an overlay has at least one layer below a writable one, or two without")
+        if work is not None and not upper:
+            raise InvalidOption("work goes with an upper directory of your own: it lies beside it, in the same file system")
         run = new_run_id()
-        base = directory or os.path.join(run_root(), "overlays", run)
-        names = ("upper", "work", "merged") if writable else ("merged",)
-        out: list[Op] = [ops.MakeDirectory(base, 0o700), *(ops.MakeDirectory(f"{base}/{name}") for name in names)]
-        upper, work = (f"{base}/upper", f"{base}/work") if writable else ("", "")
-        out += [ops.HostOverlay(lowers, f"{base}/merged", upper, work), ops.Barrier("kept", True)]
-        return Plan(run, tuple(out), (), "Overlay")
+        out: list[Op] = []
+        base = ""
+        if upper is None:
+            base = os.path.join(_writable_root(), "overlays", run)
+            upperdir, workdir = f"{base}/upper", f"{base}/work"
+            out += [ops.MakeDirectory(path) for path in (base, upperdir, workdir)]
+        elif upper == "":
+            upperdir = workdir = ""
+        else:
+            upperdir = _directory(upper, "upper directory")
+            _refuse_overlay(upperdir)
+            workdir = _directory(work, "work directory") if work is not None else f"{upperdir}.work-{run}"
+            if work is None:
+                out.append(ops.MakeDirectory(workdir))
+        on = 0
+        if target is not None:
+            merged = _directory(target, "target")
+            on = beneath(merged)
+        else:
+            if not base:
+                base = os.path.join(run_root(), "overlays", run)
+                out.append(ops.MakeDirectory(base))
+            merged = f"{base}/merged"
+            out.append(ops.MakeDirectory(merged))
+        out += [ops.HostOverlay(lowers, merged, upperdir, workdir, beneath=on), ops.Barrier("kept", True)]
+        return Plan(run, tuple(out), (), f"Overlay on {merged}")
 
     @classmethod
-    def create(cls, lowerdirs: list[str] | tuple[str, ...], *, writable: bool = True, directory: str = "") -> Overlay:
-        """Stack directories, top first; what is written goes to a new directory that is removed at :meth:`close`.
+    def create(
+        cls, lowerdirs: Sequence[Path], *, upper: Path | None = None, work: Path | None = None, target: Path | None = None
+    ) -> Overlay:
+        """Stack directories, top first.
 
-        Raises Unsupported for an ordinary user, SetupError with the diagnosis.
+        What is written goes to ``upper``: None is a new directory that is removed at :meth:`close`, ``""`` makes the stack
+        read-only. ``work`` is the kernel's own scratch space, beside ``upper`` and in the same file system (a new directory,
+        if not given). ``target`` is where the merged view is mounted: an existing directory, or a new one (:attr:`merged`).
+
+        Raises InvalidOption, Unsupported (an ordinary user; an upper directory on an overlay), SetupError, with the diagnosis.
         """
-        from nsbook.spawn.client import Session
         from nsbook.spawn.ops import HostOverlay
 
-        if os.geteuid() != 0:
-            raise Unsupported(
-                "an overlay on the host", "only root mounts where everybody sees it", "use a container or an Assembly: it has its own"
-            )
-        plan = cls.plan(lowerdirs, writable=writable, directory=directory)
+        plan = cls.plan(lowerdirs, upper=upper, work=work, target=target)
         op = next(o for o in plan.ops if isinstance(o, HostOverlay))
-        self = cls(op.lowerdirs, op.upperdir, op.workdir, op.target, plan)
-        self._session = Session(plan, interactive=True)
-        self._session.hear()
+        self = cls(op.lowerdirs, op.upperdir, op.workdir, op.target)
+        self._plan = plan
+        try:
+            self._session = hold(plan)
+        except SetupError as error:
+            if may_administer() or not isinstance(error.__cause__, PermissionError):
+                raise
+            raise Unsupported(
+                "an overlay on the host",
+                "mounting where everybody sees it takes CAP_SYS_ADMIN",
+                "use a Container or an Assembly: it has a user namespace and mounts of its own, as Namespace.create('mnt') has",
+            ) from error
+        self._id = MountTable.of().find(self.merged).id
         return self
+
+    @classmethod
+    def of(cls, path: Path) -> Overlay:
+        """The overlay that a path lies in, as the kernel's table of mounts tells it (a container's root, say); what was found
+        is not unmounted. Directories are as they were given to mount(2): they may be relative to we know not where. Raises
+        NotFound when the path lies in no overlay."""
+        row = MountTable.of().covering(path)
+        if row.fstype != "overlay":
+            raise NotFound(f"{os.fspath(path)} lies in no overlay: it is in {row.fstype}, mounted on {row.mountpoint}")
+        lowers: list[str] = []
+        found = {"upperdir": "", "workdir": ""}
+        for option in row.super_options:
+            key, _, value = option.partition("=")
+            if key == "lowerdir":
+                lowers += [d for d in _split(value) if d]
+            elif key == "lowerdir+":
+                lowers.append(value)
+            elif key in found:
+                found[key] = value
+        self = cls(tuple(lowers), found["upperdir"], found["workdir"], row.mountpoint)
+        self._id = row.id
+        return self
+
+    # ---- asking
 
     def changes(self) -> Changes:
         """What the writable layer holds against those below."""
         self._expect()
-        if not self.upperdir:
-            return Changes(())
-        return changes(self.upperdir, self.lowerdirs)
+        return changes(self.upperdir, self.lowerdirs) if self.upperdir else Changes(())
 
-    def origin(self, path: str) -> str:
-        """The directory of the stack that gives this path. Raises NotFound, also for a path that a whiteout hides."""
+    def origin(self, path: Path) -> Origin:
+        """Which layer gives a path of the merged view (``"/etc/hosts"``). Links are not followed. Raises NotFound, also for
+        what a whiteout or an opaque directory hides."""
         self._expect()
-        inner = path.lstrip("/")
-        for layer in (self.upperdir, *self.lowerdirs):
-            if not layer:
-                continue
-            try:
-                found = os.lstat(os.path.join(layer, inner))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if files.is_whiteout(found):
-                raise NotFound(f"{path} is deleted: a whiteout in {layer} hides it")
-            return layer
-        raise NotFound(f"no layer has {path}")
+        parts = [p for p in os.fspath(path).split("/") if p not in ("", ".")]
+        if ".." in parts:
+            raise InvalidOption(f"{os.fspath(path)!r}: no '..'")
+        shown = "/" + "/".join(parts)
+        given: list[tuple[str, str]] = []
+        names = [("upper", self.upperdir)] if self.upperdir else []
+        for role, layer in [*names, *((f"lower {n}", d) for n, d in enumerate(self.lowerdirs, 1))]:
+            found, ends = _look(layer, parts)
+            if found == "whiteout" and not given:
+                raise NotFound(f"{shown} is deleted: a whiteout in {layer} hides what lies below")
+            if found == "file" and given:
+                break  # a directory above hides a file of that name: nothing is merged
+            if found in ("file", "directory"):
+                given.append((role, layer))
+            if ends:
+                break
+        if not given:
+            raise NotFound(f"no layer shows {shown}")
+        return Origin(shown, *given[0], tuple([layer for _, layer in given[1:]]))
 
     def inspect(self) -> OverlaySnapshot:
-        """The stack, and what is changed in it."""
+        """The stack, and what is changed in it. Raises StateError when closed."""
         self._expect()
         seen = tuple([(row.kind, row.path) for row in self.changes()])
-        return OverlaySnapshot(now(), self.merged, os.path.ismount(self.merged), self.lowerdirs, self.upperdir, self.workdir, seen)
+        mounted = any(m.id == self._id and m.mountpoint == self.merged for m in mountinfo.mountinfo())
+        return OverlaySnapshot(now(), self.merged, mounted, self.lowerdirs, self.upperdir, self.workdir, seen)
 
     def sheet(self) -> Sheet:
         """The stack from the top down."""
         self._expect()
         rows = [("merged", Volatile(self.merged), "what everybody sees")]
         if self.upperdir:
-            rows.append(("upper", Volatile(self.upperdir), f"the writable layer: {len(self.changes())} changes"))
+            count = len(self.changes())
+            rows.append(("upper", Volatile(self.upperdir), f"the writable layer: {count} change{'s' * (count != 1)}"))
         rows += [(f"lower {n}", Volatile(d), "read-only") for n, d in enumerate(self.lowerdirs, 1)]
         return Sheet("Overlay", ("", "directory", ""), tuple(rows), (), "overlay")
 
-    def explain(self) -> Plan:
-        """The plan by which it was made."""
-        return self._plan
-
-    @property
-    def transcript(self) -> Transcript:
-        """What was done to make it."""
-        return self._session.transcript if self._session is not None else Transcript()
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Overlay) and other.merged == self.merged
+        return isinstance(other, Overlay) and (other._id, other.merged) == (self._id, self.merged)
 
     def __hash__(self) -> int:
-        return hash(self.merged)
+        return hash((self._id, self.merged))
 
     def __repr__(self) -> str:
-        return f"<Overlay of {len(self.lowerdirs)} on {self.merged}>"
+        return f"<Overlay of {len(self.lowerdirs)} on {self.merged}{' closed' if self._ended else ''}>"
 
     def _expect(self) -> None:
-        if self._closed:
+        if self._ended:
             raise StateError(f"the overlay on {self.merged} is closed", expected="mounted", actual="closed")
 
     def close(self) -> None:
-        """Unmount it and remove what was made for it. May be called twice."""
-        if not self._closed and self._session is not None:
-            self._closed = True
-            self._session.close()
+        """Unmount it and remove what was made for it; ``upper``, if it was given, stays. May be called twice.
 
-    def __enter__(self) -> Overlay:
-        return self
+        Raises StateError while something else is mounted on top of it, CleanupError when it is in use (somebody's working
+        directory): then `nsbook clean` takes it back afterwards.
+        """
+        if self._session is not None and not self._ended:
+            expect_on_top(self.merged, self._id)
+        super().close()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+
+def _directory(path: Path, what: str) -> str:
+    real = os.path.realpath(path)
+    if not os.path.isdir(real):
+        raise InvalidOption(f"the {what} {real} is no directory")
+    return real
+
+
+def _refuse_overlay(path: str) -> None:
+    if MountTable.of().covering(path).fstype == "overlay":
+        raise Unsupported(
+            f"an upper directory at {path}",
+            "it lies on an overlay itself, where the kernel allows none",
+            "choose one in another file system, such as a tmpfs",
+        )
+
+
+def _writable_root() -> str:
+    """The data root, or the run root where the first lies on an overlay (as in a container): there an upper can't be."""
+    table = MountTable.of()
+    for root in (data_root(), run_root()):
+        if table.covering(root).fstype != "overlay":
+            return root
+    raise Unsupported(
+        "a writable layer",
+        f"{data_root()} and {run_root()} lie on an overlay themselves, where the kernel allows no upper directory",
+        "set NSBOOK_ROOT to a directory in another file system, such as a tmpfs",
+    )
+
+
+def _split(value: str) -> list[str]:
+    """``lowerdir``'s value: colons part, a backslash escapes one."""
+    out, word, escaped = [], "", False
+    for character in value:
+        if escaped or character not in ":\\":
+            word, escaped = word + character, False
+        elif character == "\\":
+            escaped = True
+        else:
+            out.append(word)
+            word = ""
+    return [*out, word]
+
+
+def _look(layer: str, parts: list[str]) -> tuple[str, bool]:
+    """What a layer has at a path (``directory``, ``file``, ``whiteout`` or nothing), and whether it hides those below it."""
+    place = layer
+    hides = False
+    for number, part in enumerate(parts):
+        place = f"{place}/{part}"
+        try:
+            found = os.lstat(place)
+        except (FileNotFoundError, NotADirectoryError):
+            return "", hides
+        last = number == len(parts) - 1
+        if files.is_whiteout(found):
+            return ("whiteout" if last else ""), True
+        if not os.path.isdir(place) or os.path.islink(place):
+            return ("file" if last else ""), True
+        hides = hides or files.is_opaque(place) or files.is_opaque(place, user=True)
+    return "directory", hides
