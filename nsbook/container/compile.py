@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from nsbook.container.spec import DEVICES, LINKS, NAMESPACES
+from nsbook.container.spec import DEVICES, LINKS, NAMESPACES, RLIMITS
 from nsbook.errors import InvalidSpec, Unsupported
 from nsbook.frozen import Frozen
 from nsbook.linux import credentials
@@ -140,9 +140,10 @@ class _Compiler:
     def _host(self) -> list[ops.Op]:
         ground, out = self.ground, list[ops.Op]()
         if ground.directory:
-            out.append(ops.MakeDirectory(ground.directory, 0o711, *(self.maps if self.in_userns else ())))
+            maps = self.maps if self.in_userns and self.rootless else ()  # whose files these will be: to remove them again
+            out.append(ops.MakeDirectory(ground.directory, 0o711, *maps))
             if ground.lowerdirs:
-                out += [ops.MakeDirectory(f"{ground.directory}/{name}", 0o755) for name in ("upper", "work", "merged")]
+                out += [ops.MakeDirectory(f"{ground.directory}/{name}", 0o755, *maps) for name in ("upper", "work", "merged")]
         if ground.cgroup:
             out += ground.cgroup.make
         return out
@@ -244,7 +245,7 @@ class _Compiler:
                 raise InvalidSpec(f"the bind mount on {target}: there is no {source} on this host")
             if data:
                 raise InvalidSpec(f"the bind mount on {target}: option {data[0]!r} is none of a bind mount's")
-            return ops.BindMount(source, target, self.root, "rbind" in words or kind == "bind", flags, propagation)
+            return ops.BindMount(source, target, self.root, "rbind" in words or "bind" not in words, flags, propagation)
         if self.in_userns and kind == "devpts" and sum(r[2] for r in self.maps[1]) <= 5:
             data = [w for w in data if w != "gid=5"]  # an id that the map doesn't have is EINVAL
         return ops.Mount(kind, target, self.root, source, flags, ",".join(data), kind == "mqueue")
@@ -288,6 +289,8 @@ class _Compiler:
     def limits(self) -> list[ops.Op]:
         process, out = self.process, list[ops.Op]()
         for limit in process.get("rlimits") or ():
+            if limit["type"].removeprefix("RLIMIT_") not in RLIMITS:
+                raise InvalidSpec(f"rlimit {limit['type']!r}: there are {', '.join(RLIMITS)} (getrlimit(2))")
             out.append(ops.SetRlimit(limit["type"], limit["soft"], limit["hard"]))
         if process.get("oomScoreAdj") is not None:
             out.append(ops.SetOomScore(process["oomScoreAdj"]))

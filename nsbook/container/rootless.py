@@ -45,6 +45,8 @@ def maps_for(*, wanted: bool | None = None) -> Maps | None:
         return own.replace(note="a single id: set-uid programs such as newuidmap give nothing here (no_new_privs)")
     if missing:
         return own.replace(note=f"a single id: {missing[0]} is missing (apt install uidmap)")
+    if users and groups and not _has_name(uid):
+        return own.replace(note=f"a single id: user {uid} has no name in /etc/passwd, and newuidmap wants one")
     if not users or not groups:
         return own.replace(note="a single id: /etc/subuid gives this user no others (usermod --add-subuids 100000-165535)")
     first_user, first_group = users[0], groups[0]
@@ -53,6 +55,16 @@ def maps_for(*, wanted: bool | None = None) -> Maps | None:
 
 def _same(rows: tuple[idmaps.IdRange, ...]) -> Ranges:
     return tuple([(r.inside, r.inside, r.count) for r in rows])
+
+
+def _has_name(uid: int) -> bool:
+    from pwd import getpwuid
+
+    try:
+        getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _no_new_privileges() -> bool:

@@ -17,8 +17,39 @@ if TYPE_CHECKING:
     Ranges = tuple[tuple[int, int, int], ...]
 
 
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from nsbook.spawn.subids import main; main(sys.argv[2])"
+
+
 def as_root_of(uid_map: Ranges, gid_map: Ranges, path: str) -> None:
     """``rm -rf path`` as root of a new user namespace with these maps. Raises OSError."""
+    if len(os.listdir("/proc/self/task")) > 1:
+        _elsewhere(uid_map, gid_map, path)  # a process with threads must not fork: a notebook that cleans up
+    else:
+        _as_root_of(uid_map, gid_map, path)
+
+
+def _elsewhere(uid_map: Ranges, gid_map: Ranges, path: str) -> None:
+    import json
+    import sys
+
+    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    argv = [sys.executable, "-I", "-S", "-B", "-c", _START, source, json.dumps([uid_map, gid_map, path])]
+    status = os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn(argv[0], argv, os.environ), 0)[1])
+    if status:
+        raise OSError(status if status > 0 else 5, os.strerror(status) if status > 0 else "killed", path)
+
+
+def main(text: str) -> None:
+    """In a process of its own: ends with errno."""
+    import json
+
+    try:
+        _as_root_of(*json.loads(text))
+    except OSError as error:
+        os._exit(error.errno or 5)
+
+
+def _as_root_of(uid_map: Ranges, gid_map: Ranges, path: str) -> None:
     from nsbook.spawn.ops.directories import remove_tree
     from nsbook.spawn.ops.host import WriteIdMap
 
