@@ -173,14 +173,17 @@ def _numbered(sheet: Sheet) -> bool:
 
 
 def _widths(sheet: Sheet) -> str:
-    """Columns of equal width in the parts of a folded table: by their text, a volatile one's length left aside."""
+    """Columns of equal width in the parts of a folded table: names get the room that they need (in pixels, at the size
+    that the style sheet gives them), texts share the rest. A volatile cell's length has no part in it."""
     count = max(len(row) for row in sheet.rows)
-    wide = []
+    out = []
     for index in range(count):
         head = sheet.columns[index] if index < len(sheet.columns) else ""
         lengths = sorted(8 if isinstance(row[index], Volatile) else len(row[index]) for row in sheet.rows if index < len(row))
-        # Names are not to be broken; of longer text nine in ten shall fit.
-        most = lengths[-1] if lengths[-1] <= NAME else min(lengths[len(lengths) * 9 // 10], 44)
-        wide.append(max(len(head), most) + 5)
-    total = sum(wide)
-    return "<colgroup>" + "".join(f'<col width="{100 * n / total:.0f}%">' for n in wide) + "</colgroup>"
+        usual = lengths[len(lengths) * 9 // 10]
+        longest = lengths[-1] if lengths[-1] <= NAME else usual
+        letter = 8.6 if head in ("op", "op or call") else 7.2  # bold
+        wide = "" if usual > NAME else f' width="{16 + max(len(head), longest) * letter:.0f}"'
+        out.append(f"<col{wide}>")
+    # With nothing but names in it, fixed widths would leave none for what the window is wider than they.
+    return f"<colgroup>{''.join(out)}</colgroup>" if "<col>" in out else ""

@@ -241,7 +241,11 @@ class LabPage:
 
     def long_shot(self, name: str, width: int = 1280) -> Path:
         """A picture of the whole notebook, without the frame around it: the window is made as tall as the notebook."""
-        height = int(self.page.evaluate("() => document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').scrollHeight"))
+        height = int(
+            self.page.evaluate(
+                "() => (document.querySelector('.jp-WindowedPanel-outer') ?? document.querySelector('.jp-Notebook')).scrollHeight"
+            )
+        )
         self.page.set_viewport_size({"width": width, "height": min(height + 120, 16_000)})
         try:
             return self.shot(name)
