@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> int:
         for title, command in LINTERS:
             tally.step(title, command)
         if not arguments:
-            tally.pytest("tests", "-n", WORKERS, "-q", "--durations=10", "tests")
+            tally.pytest("tests", "-n", WORKERS, "--dist=loadscope", "-q", "--durations=10", "tests")
             tally.notebooks("[0-9][0-9]-*.ipynb")
     return 0 if tally.show() else 1
 

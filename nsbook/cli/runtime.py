@@ -173,7 +173,9 @@ def dispatch(args: Arguments) -> int:
     elif verb == "features":
         import json
 
-        print(json.dumps(oci.features(), indent=2))
+        from nsbook.container.oci_config import features
+
+        print(json.dumps(features(), indent=2))
     else:
         raise InvalidOption(f"no verb {verb!r}; there are: {', '.join(VERBS)}")
     return 0

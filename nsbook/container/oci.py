@@ -14,11 +14,12 @@ import socket
 import time
 
 from nsbook.container.compile import Ground, compile_exec, compile_spec
+from nsbook.container.oci_config import VERSION, cgroup_of
 from nsbook.errors import Conflict, ContainerNotFound, InvalidOption, InvalidSpec, NsbookError, StateError
 from nsbook.linux import process as sys_process
 from nsbook.linux import status as proc_status
 from nsbook.places import run_root
-from nsbook.primitives.cgroup_design import DEVICE_RULES, Design, Limits, design_at
+from nsbook.primitives.cgroup_design import Design
 from nsbook.spawn import ledger, ops
 from nsbook.spawn.channel import Channel, Gone
 from nsbook.spawn.client import setup_error
@@ -29,9 +30,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
-
-
-VERSION = "1.0.2"
 
 
 def default_root() -> str:
@@ -353,46 +351,6 @@ def _ground(config: dict[str, Any], run: str, rootfs: str, design: Design, title
     )
 
 
-def cgroup_of(config: dict[str, Any]) -> Design:
-    """The control group that a configuration asks for. Raises Unsupported for a limit that can't be had."""
-    linux = config.get("linux") or {}
-    resources = linux.get("resources") or {}
-    memory, cpu, pids = (resources.get(k) or {} for k in ("memory", "cpu", "pids"))
-    devices = []
-    for rule in resources.get("devices") or ():
-        numbers = [("*" if rule.get(k) in (None, -1) else str(rule[k])) for k in ("major", "minor")]
-        kind = rule.get("type") or "a"
-        text = "a" if kind == "a" and numbers == ["*", "*"] else f"{kind} {':'.join(numbers)} {rule.get('access') or 'rwm'}"
-        devices.append(("allow" if rule.get("allow") else "deny", text))
-
-    if devices:
-        # Whatever a bundle denies, the devices that the specification promises to every container can be made and used.
-        devices += [rule for rule in DEVICE_RULES if rule[0] == "allow"]
-
-    def positive(value: Any) -> int | None:
-        return value if isinstance(value, int) and value > 0 else None
-
-    limits = Limits(
-        positive(memory.get("limit")),
-        positive(memory.get("swap")),
-        positive(cpu.get("quota")),
-        cpu.get("period") or 100_000,
-        positive(pids.get("limit")),
-        positive(cpu.get("shares")),
-        positive(memory.get("reservation")),
-        cpu.get("cpus") or "",
-        cpu.get("mems") or "",
-        tuple(devices),
-    )
-    path = linux.get("cgroupsPath") or ""
-    if path.count(":") == 2:
-        parts = path.split(":")
-        path = f"/{parts[0]}/{parts[1]}-{parts[2]}.scope"  # systemd's spelling, for a host that has no systemd to ask
-    if not path and not limits.names() and not devices:
-        return Design(0)
-    return design_at(path or f"nsbook-{os.getpid()}", limits)
-
-
 def load(root: str, id: str) -> Container:
     """The container of that id. Raises ContainerNotFound."""
     try:
@@ -413,26 +371,6 @@ def states(root: str) -> Iterator[dict[str, Any]]:
             yield load(root, name).state()
         except ContainerNotFound:
             continue
-
-
-def features() -> dict[str, Any]:
-    """What this runtime can do (runtime-spec, features.md)."""
-    from nsbook.container.spec import NAMESPACES
-    from nsbook.linux.credentials import CAPABILITIES, last_cap
-    from nsbook.spawn.ops.mounts import FLAGS
-
-    return {
-        "ociVersionMin": "1.0.0",
-        "ociVersionMax": VERSION,
-        "hooks": ["prestart", "createRuntime", "createContainer", "poststart", "poststop"],
-        "mountOptions": sorted([*FLAGS, "bind", "rbind", "private", "rprivate", "slave", "rslave", "shared", "rshared"]),
-        "linux": {
-            "namespaces": sorted(NAMESPACES),
-            "capabilities": list(CAPABILITIES[: last_cap() + 1]),
-            "cgroup": {"v1": True, "v2": True, "systemd": False},
-            "seccomp": {"enabled": True},
-        },
-    }
 
 
 def signal_number(name: str) -> int:

@@ -50,7 +50,24 @@ LINKS: tuple[tuple[str, str], ...] = (
     ("/dev/core", "/proc/kcore"),
 )
 
-RLIMITS = "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK".split()
+RLIMITS = [
+    "AS",
+    "CORE",
+    "CPU",
+    "DATA",
+    "FSIZE",
+    "LOCKS",
+    "MEMLOCK",
+    "MSGQUEUE",
+    "NICE",
+    "NOFILE",
+    "NPROC",
+    "RSS",
+    "RTPRIO",
+    "RTTIME",
+    "SIGPENDING",
+    "STACK",
+]
 
 NAMESPACES: dict[str, str] = {
     "mount": "mnt",

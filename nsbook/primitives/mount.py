@@ -1,7 +1,8 @@
 """Mount: one mount of the host's, made or found. mount(2), and mountinfo in proc(5).
 
 ``Mount.create("tmpfs", target)`` mounts, and unmounts at ``close()``; ``Mount.of(path)`` is the mount that a path lies in.
-A mount is known by its id in this mount namespace. All the mounts together are a :class:`MountTable`.
+A mount is known by its place, its id in this mount namespace, and what it shows (ids are used again: the file system's device
+number tells the old from the new). All the mounts together are a :class:`MountTable`.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ class MountSnapshot(Snapshot):
 class Mount(Made):
     """A mount on the host. Only what was made is unmounted."""
 
-    def __init__(self, target: str, id: int) -> None:
+    def __init__(self, row: MountEntry) -> None:
         super().__init__()
-        self.target = target
-        self.id = id
+        self.target = row.mountpoint
+        self.id = row.id
+        self._identity = identity_of(row)
 
     # ---- making and finding
 
@@ -123,22 +125,21 @@ class Mount(Made):
         except BaseException:
             session.close()
             raise
-        self = cls(made.mountpoint, made.id)
+        self = cls(made)
         self._plan, self._session = plan, session
         return self
 
     @classmethod
     def of(cls, path: str | os.PathLike[str] = "/") -> Mount:
         """The mount that ``path`` lies in. Raises NotFound."""
-        found = MountTable.of().covering(_existing(path))
-        return cls(found.mountpoint, found.id)
+        return cls(MountTable.of().covering(_existing(path)))
 
     # ---- asking
 
     def _row(self) -> MountEntry | None:
         if self._ended:
             raise StateError(f"the mount on {self.target} is closed", expected="mounted", actual="closed")
-        return next((m for m in mountinfo.mountinfo() if m.id == self.id and m.mountpoint == self.target), None)
+        return next((m for m in mountinfo.mountinfo() if identity_of(m) == self._identity), None)
 
     def inspect(self) -> MountSnapshot:
         """What mountinfo says of it now. Raises StateError when closed."""
@@ -175,10 +176,10 @@ class Mount(Made):
         return Sheet("Mount", ("", ""), rows, (), "mount")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mount) and (other.id, other.target) == (self.id, self.target)
+        return isinstance(other, Mount) and other._identity == self._identity
 
     def __hash__(self) -> int:
-        return hash((self.id, self.target))
+        return hash(self._identity)
 
     def __repr__(self) -> str:
         return f"<Mount {self.id} on {self.target}{' closed' if self._ended else ''}>"
@@ -191,6 +192,11 @@ class Mount(Made):
         if self._session is not None and not self._ended:
             expect_on_top(self.target, self.id)
         super().close()
+
+
+def identity_of(row: MountEntry) -> tuple[object, ...]:
+    """What tells a mount from another that has got its id since."""
+    return row.mountpoint, row.id, row.device, row.fstype, row.root
 
 
 def beneath(place: str) -> int:

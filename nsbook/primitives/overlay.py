@@ -15,7 +15,7 @@ from nsbook.linux import files, mountinfo
 from nsbook.places import data_root, run_root
 from nsbook.primitives.changes import Changes, changes
 from nsbook.primitives.made import Made, hold
-from nsbook.primitives.mount import beneath, expect_on_top
+from nsbook.primitives.mount import beneath, expect_on_top, identity_of
 from nsbook.primitives.mount_table import MountTable
 from nsbook.primitives.namespace_plan import may_administer
 
@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nsbook.linux.mountinfo import MountEntry
     from nsbook.spawn.ops import Op
     from nsbook.spawn.plan import Plan
 
@@ -62,7 +63,7 @@ class Overlay(Made):
     def __init__(self, lowerdirs: tuple[str, ...], upperdir: str, workdir: str, merged: str) -> None:
         super().__init__()
         self.lowerdirs, self.upperdir, self.workdir, self.merged = lowerdirs, upperdir, workdir, merged
-        self._id = 0
+        self._row: MountEntry | None = None
 
     # ---- making and finding
 
@@ -135,7 +136,7 @@ class Overlay(Made):
                 "mounting where everybody sees it takes CAP_SYS_ADMIN",
                 "use a Container or an Assembly: it has a user namespace and mounts of its own, as Namespace.create('mnt') has",
             ) from error
-        self._id = MountTable.of().find(self.merged).id
+        self._row = MountTable.of().find(self.merged)
         return self
 
     @classmethod
@@ -157,15 +158,19 @@ class Overlay(Made):
             elif key in found:
                 found[key] = value
         self = cls(tuple(lowers), found["upperdir"], found["workdir"], row.mountpoint)
-        self._id = row.id
+        self._row = row
         return self
 
     # ---- asking
 
     def changes(self) -> Changes:
-        """What the writable layer holds against those below."""
+        """What the writable layer holds against those below. Raises StateError when that can't be seen from here."""
         self._expect()
-        return changes(self.upperdir, self.lowerdirs) if self.upperdir else Changes(())
+        if not self.upperdir:
+            return Changes(())
+        if not os.path.isdir(self.upperdir):
+            raise StateError(f"there is no {self.upperdir} to be seen here", expected="a directory", actual="gone, or elsewhere")
+        return changes(self.upperdir, self.lowerdirs)
 
     def origin(self, path: Path) -> Origin:
         """Which layer gives a path of the merged view (``"/etc/hosts"``). Links are not followed. Raises NotFound, also for
@@ -194,8 +199,8 @@ class Overlay(Made):
     def inspect(self) -> OverlaySnapshot:
         """The stack, and what is changed in it. Raises StateError when closed."""
         self._expect()
-        seen = tuple([(row.kind, row.path) for row in self.changes()])
-        mounted = any(m.id == self._id and m.mountpoint == self.merged for m in mountinfo.mountinfo())
+        seen = tuple([(row.kind, row.path) for row in self.changes()]) if os.path.isdir(self.upperdir) else ()
+        mounted = any(identity_of(m) == self._identity() for m in mountinfo.mountinfo())
         return OverlaySnapshot(now(), self.merged, mounted, self.lowerdirs, self.upperdir, self.workdir, seen)
 
     def sheet(self) -> Sheet:
@@ -203,16 +208,20 @@ class Overlay(Made):
         self._expect()
         rows = [("merged", Volatile(self.merged), "what everybody sees")]
         if self.upperdir:
-            count = len(self.changes())
-            rows.append(("upper", Volatile(self.upperdir), f"the writable layer: {count} change{'s' * (count != 1)}"))
+            count = len(self.changes()) if os.path.isdir(self.upperdir) else -1
+            told = f"{count} change{'s' * (count != 1)}" if count >= 0 else "not to be seen from here"
+            rows.append(("upper", Volatile(self.upperdir), f"the writable layer: {told}"))
         rows += [(f"lower {n}", Volatile(d), "read-only") for n, d in enumerate(self.lowerdirs, 1)]
         return Sheet("Overlay", ("", "directory", ""), tuple(rows), (), "overlay")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Overlay) and (other._id, other.merged) == (self._id, self.merged)
+        return isinstance(other, Overlay) and other._identity() == self._identity()
 
     def __hash__(self) -> int:
-        return hash((self._id, self.merged))
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
+        return (self.merged,) if self._row is None else identity_of(self._row)
 
     def __repr__(self) -> str:
         return f"<Overlay of {len(self.lowerdirs)} on {self.merged}{' closed' if self._ended else ''}>"
@@ -227,8 +236,8 @@ class Overlay(Made):
         Raises StateError while something else is mounted on top of it, CleanupError when it is in use (somebody's working
         directory): then `nsbook clean` takes it back afterwards.
         """
-        if self._session is not None and not self._ended:
-            expect_on_top(self.merged, self._id)
+        if self._session is not None and not self._ended and self._row is not None:
+            expect_on_top(self.merged, self._row.id)
         super().close()
 
 

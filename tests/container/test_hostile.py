@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from needs import requires
 
 import nsbook
+from needs import requires
 from nsbook.container.container import Container
 from nsbook.errors import SetupError
 from nsbook.spawn.result import Result
@@ -143,7 +143,9 @@ def test_a_password_file_that_never_ends(rootfs: Path) -> None:
 
 def test_a_way_out_of_the_new_root(rootfs: Path, outside: Path) -> None:
     """After pivot_root no path leads back: not by .., not by process 1's root, not by a descriptor."""
-    result = run(rootfs, f"cat /../../../..{outside}/file /proc/1/root{outside}/file /proc/self/fd/*{outside}/file; ls /proc/1/root; ls /..")
+    result = run(
+        rootfs, f"cat /../../../..{outside}/file /proc/1/root{outside}/file /proc/self/fd/*{outside}/file; ls /proc/1/root; ls /.."
+    )
     assert result is not None
     assert "the host's" not in result.stdout
     assert result.stdout.split().count("etc") == 2

@@ -13,10 +13,10 @@ import sys
 import time
 
 import pytest
-from needs import requires
 
 import leaks
 import nsbook
+from needs import requires
 
 pytestmark = requires("root", "overlay")
 

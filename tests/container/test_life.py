@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import requires
 
 import nsbook
+from needs import requires
 from nsbook.container.container import Container, signal_number
 from nsbook.errors import InvalidOption, NsbookError, SetupError, StateError, Unsupported
 
@@ -181,7 +181,9 @@ def test_exec_is_in_the_same_place_and_has_no_more() -> None:
     """Same namespaces, same control groups, same capabilities, filter and limits as the first process."""
     kinds = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
     look = (
-        "for n in " + " ".join(kinds) + "; do readlink /proc/self/ns/$n; done; grep -E '^(Cap|Seccomp|NoNewPrivs|Groups)' /proc/self/status;"
+        "for n in "
+        + " ".join(kinds)
+        + "; do readlink /proc/self/ns/$n; done; grep -E '^(Cap|Seccomp|NoNewPrivs|Groups)' /proc/self/status;"
         " cat /proc/self/cgroup; ulimit -n; pwd; env | grep -v -e ^SHLVL -e ^OLDPWD | sort"
     )
     given = {"rlimits": {"nofile": 77}, "capabilities": ["CHOWN", "KILL"], "workdir": "/tmp", "env": {"A": "1"}, "memory": "64M"}

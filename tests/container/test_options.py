@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from needs import requires
 
+from needs import requires
 from nsbook.container.container import Container
 from nsbook.errors import InvalidOption, Unsupported
 from nsbook.linux import credentials
@@ -23,7 +23,7 @@ Run = Callable[..., Result]
 
 def status(result: Result) -> dict[str, str]:
     """/proc/PID/status that a command printed."""
-    return dict((line.partition(":")[0], line.partition(":")[2].strip()) for line in result.stdout.splitlines())
+    return {line.partition(":")[0]: line.partition(":")[2].strip() for line in result.stdout.splitlines()}
 
 
 def mounts(text: str) -> dict[str, list[str]]:
@@ -187,7 +187,23 @@ def test_devices(sh: Run) -> None:
     assert lines[11].split() == ["00"] * 3
     assert lines[12].strip() == "8"
     assert "No space left" in result.stderr
-    assert set(lines[13:]) == set("core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split())
+    assert set(lines[13:]) == {
+        "core",
+        "fd",
+        "full",
+        "mqueue",
+        "null",
+        "ptmx",
+        "pts",
+        "random",
+        "shm",
+        "stderr",
+        "stdin",
+        "stdout",
+        "tty",
+        "urandom",
+        "zero",
+    }
 
 
 def test_dev_stdout_works(sh: Run) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from needs import requires
 
+from needs import requires
 from nsbook.linux import mount as m
 from nsbook.linux.constants import MS_BIND
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from needs import requires
 
 import nsbook
+from needs import requires
 from nsbook.container.container import Container
 from nsbook.errors import Conflict, ImageNotFound, InvalidOption, SetupError
 from nsbook.spawn.result import Result

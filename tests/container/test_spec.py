@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft4Validator
-from needs import requires
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT4
 
+from needs import requires
 from nsbook.container.compile import Ground, compile_spec
 from nsbook.container.container import Container
 from nsbook.errors import InvalidSpec, Unsupported

@@ -27,14 +27,13 @@ def cgroup(there: Path, stack: ExitStack) -> Any:
 
 
 def mount(there: Path, stack: ExitStack) -> Any:
-    return nsbook.Mount.create("tmpfs", str(there), "tmpfs")
+    return nsbook.Mount.create("tmpfs", str(there))
 
 
 def overlay(there: Path, stack: ExitStack) -> Any:
-    for name in ("lower", "upper", "work", "merged"):
-        (there / name).mkdir()
+    (there / "lower").mkdir()
     (there / "lower" / "file").write_text("below")
-    return nsbook.Overlay.create([f"{there}/lower"], f"{there}/upper", f"{there}/work", f"{there}/merged")
+    return nsbook.Overlay.create([f"{there}/lower"])
 
 
 def container(there: Path, stack: ExitStack) -> Any:

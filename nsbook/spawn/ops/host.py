@@ -6,6 +6,8 @@ import errno
 import os
 
 from nsbook.linux import files
+from nsbook.linux import process as sys_process
+from nsbook.spawn.channel import wait_readable
 from nsbook.spawn.ops.base import Op, Place, Shell, quote
 
 TYPE_CHECKING = False
@@ -113,14 +115,25 @@ class KillRun(Op):
     def execute(self, at: Place) -> None:
         needle = f"NSBOOK_RUN={self.run}".encode("utf-8", "surrogateescape")
         name = half_built_name(self.run) + b"\n"
+        killed = []
         for entry in os.listdir("/proc"):
             if not entry.isdigit() or int(entry) == os.getpid():
                 continue
             try:
-                if files.read_bytes(f"/proc/{entry}/comm") == name or needle in files.read_bytes(f"/proc/{entry}/environ").split(b"\0"):
-                    os.kill(int(entry), 9)
+                pidfd = sys_process.pidfd_open(int(entry))
             except OSError:
                 continue
+            try:
+                if files.read_bytes(f"/proc/{entry}/comm") == name or needle in files.read_bytes(f"/proc/{entry}/environ").split(b"\0"):
+                    sys_process.pidfd_send_signal(pidfd, 9)
+                    killed.append(os.dup(pidfd))
+            except OSError:
+                continue
+            finally:
+                os.close(pidfd)
+        for pidfd in killed:  # what they have open and mounted goes with them, so wait until they have ended
+            wait_readable(pidfd, 2.0)
+            os.close(pidfd)
 
     def shell(self) -> Shell:
         return Shell("statement", f"grep -lsz '^NSBOOK_RUN={self.run}$' /proc/[0-9]*/environ | cut -d/ -f3 | xargs -r kill -9")

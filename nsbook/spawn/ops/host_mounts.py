@@ -33,13 +33,13 @@ class Unmount(Op):
     """The id of the mount that it lies on; 0: take off whatever is on top."""
 
     def execute(self, at: Place) -> None:
-        if self.beneath:
-            here = [m for m in mountinfo() if m.mountpoint == self.target]
-            ours = {m.id for m in here if m.parent == self.beneath}
-            if not ours:
-                return
-            if any(m.parent in ours for m in here):
-                raise OSError(errno.EBUSY, "something else has been mounted on top of it: unmount that first", self.target)
+        # Looked up, not tried: umount2 refuses one without privilege before it finds that nothing is there to be undone.
+        here = [m for m in mountinfo() if m.mountpoint == self.target]
+        ours = {m.id for m in here if m.parent == self.beneath or not self.beneath}
+        if not ours:
+            return
+        if self.beneath and any(m.parent in ours for m in here):
+            raise OSError(errno.EBUSY, "something else has been mounted on top of it: unmount that first", self.target)
         try:
             sys_mount.umount2(self.target, (C.MNT_DETACH if self.detach else 0) | C.UMOUNT_NOFOLLOW)
         except OSError as error:
