@@ -170,7 +170,12 @@ class _Writer:
             "child= there=$(mktemp -d)",
             "undo() {",
             "    trap '' INT TERM HUP; set +e",
-            '    [ -z "$child" ] || { kill -9 "$child"; wait "$child"; } 2> /dev/null',
+            # Process 1 first: the word of unshare(1)'s end (--kill-child) does not reach one that has changed its user since.
+            '    if [ -n "$child" ] && kill -0 "$child" 2> /dev/null; then',
+            '        first=$(cat "/proc/$child/task/$child/children" 2> /dev/null)',
+            '        { kill -9 $first "$child"; wait "$child"; } 2> /dev/null',
+            '        for p in $first; do again test ! -e "/proc/$p"; done',
+            "    fi",
             '    rm -rf "$there"',
         ]
         for op in self.plan.undo():
@@ -216,7 +221,7 @@ class _Writer:
         elif op.shell().kind == "none":
             out.append(f"{_comment(index, op)} (no shell form)")
         elif op.shell().kind == "wrapper":
-            self._wrapper(index, op)
+            return self._wrapper(index, op)
         else:
             out += self._statement(index, op)
             if isinstance(op, PivotRoot):
@@ -264,17 +269,42 @@ class _Writer:
         self.stages[-1].append(f'NSBOOK_STAGE={number} exec {prefix} sh "$self"')
         self.stages.append([])
 
-    def _wrapper(self, index: int, op: Op) -> None:
-        text, out = op.shell().text, self.stages[-1]
-        out.append(_comment(index, op))
+    def _wrapper(self, index: int, op: Op) -> int:
+        out = self.stages[-1]
         if not self.in_image:
+            text = op.shell().text
+            out.append(_comment(index, op))
             self._next_stage(f"{text} --kill-child" if isinstance(op, Fork) else text)
-            return
-        if isinstance(op, SetUser) and op.uid:
-            self.user_changes = True
+            return index
+        last, text, labels = self._joined(index, op)
+        for number in range(index, last + 1):
+            following = self.plan.ops[number]
+            out.append(_comment(number, following) + ("" if following.shell().kind == "wrapper" else " (no shell form)"))
+            if isinstance(following, SetUser) and following.uid:
+                self.user_changes = True
         # "true" is the trial: a busybox's setpriv knows fewer options than util-linux's. Another user is no small thing.
-        otherwise = f"not_done {_label(index, op)}" + ("; exit 125" if self.user_changes and isinstance(op, SetUser) else "")
+        otherwise = "; ".join(f"not_done {label}" for label in labels)
+        if self.user_changes and any(label.endswith(" SetUser") for label in labels):
+            otherwise += "; exit 125"
         out.append(f'if "$@" {text} true 2> /dev/null; then set -- "$@" {text}; else {otherwise}; fi')
+        return last
+
+    def _joined(self, index: int, op: Op) -> tuple[int, str, list[str]]:
+        """Neighbouring words of setpriv(1) are one call: the first exec after the bounding set was dropped has no more than
+        that, and could not change ids. The last op's number, the words, and what they stand for."""
+        text, labels, last = op.shell().text, [_label(index, op)], index
+        number = index + 1
+        while text.startswith("setpriv ") and number < len(self.plan.ops):
+            following = self.plan.ops[number]
+            form = following.shell()
+            if form.kind == "wrapper" and form.text.startswith("setpriv "):
+                text += form.text.removeprefix("setpriv")
+                labels.append(_label(number, following))
+                last = number
+            elif form.kind != "none" or isinstance(following, Barrier):
+                break
+            number += 1
+        return last, text, labels
 
     def _statement(self, index: int, op: Op) -> list[str]:
         text = op.shell().text
