@@ -275,11 +275,16 @@ class Cgroup(Inspectable):
             write_file(f"{path}/cgroup.procs", str(pid))
 
     def limit(self, *, memory: int | str | None = None, cpus: float | None = None, pids: int | None = None) -> None:
-        """Change limits; what is not named stays."""
-        from nsbook.spawn.ops import Place
+        """Change limits; what is not named stays. Raises InvalidOption, OSError."""
+        from nsbook.spawn.ops import Place, WriteFile
 
         wanted = Limits(_size(memory), None, None if cpus is None else int(cpus * 100_000), 100_000, pids)
-        for op in limit_ops(self.version, self._by, wanted):
+        made = limit_ops(self.version, self._by, wanted)
+        current = self._number("memory", "memory.limit_in_bytes")
+        if wanted.memory is not None and current is not None and current < wanted.memory:
+            # Version 1 refuses a limit of memory above that of memory and swap together: upwards, the latter goes first.
+            made.sort(key=lambda op: "memsw" not in op.path if isinstance(op, WriteFile) else True)
+        for op in made:
             op.execute(Place())
 
     def freeze(self, seconds: float = 5.0) -> None:

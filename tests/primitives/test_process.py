@@ -18,6 +18,7 @@ from needs import requires
 from nsbook import Capabilities, Namespace, Process
 from nsbook.errors import NotFound
 from nsbook.linux.status import start_time
+from nsbook.primitives.process import ProcessSnapshot
 
 from .conftest import UID, AsUser
 
@@ -30,6 +31,15 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
             time.sleep(0.005)
         yield child
         child.kill()
+
+
+def in_state(one: Process, letter: str) -> ProcessSnapshot:
+    """Its snapshot once it is in that state."""
+    end = time.monotonic() + 10
+    while (seen := one.inspect()).state != letter:
+        assert time.monotonic() < end, f"still {seen.state}"
+        time.sleep(0.005)
+    return seen
 
 
 def test_this_process() -> None:
@@ -63,13 +73,10 @@ def test_limits_are_getrlimit_s() -> None:
 
 def test_what_changes_shows_in_a_diff(sleeper: subprocess.Popen[bytes]) -> None:
     one = Process.of(sleeper.pid)
-    before = one.inspect()
-    assert before.state == "S"
+    before = in_state(one, "S")
     sleeper.send_signal(19)
-    end = time.monotonic() + 5
-    while one.inspect().state != "T" and time.monotonic() < end:
-        time.sleep(0.005)
-    assert [(c.where, c.before, c.after) for c in before.diff(one.inspect()).changes] == [("state", "S", "T")]
+    stopped = in_state(one, "T")
+    assert [(c.where, c.before, c.after) for c in before.diff(stopped).changes] == [("state", "S", "T")]
     assert "stopped" in str(one)
     sleeper.send_signal(18)
 
@@ -145,7 +152,8 @@ def test_which_namespaces_are_shared(sleeper: subprocess.Popen[bytes]) -> None:
         shared = me.shares_with(Process(uts.pid))
         assert [kind for kind, same in shared.items() if not same] == ["uts"]
         assert shared == Process(uts.pid).shares_with(me)
-        assert "namespaces[uts]" in [c.where.partition("][")[0].rstrip("]") + "]" for c in me.diff(Process(uts.pid)).changes]
+        where = {c.where.split("]")[0] + "]" for c in me.diff(Process(uts.pid)).changes if c.where.startswith("namespaces")}
+        assert where == {"namespaces[uts]"}
 
 
 def test_names_with_odd_characters(tmp_path: Path) -> None:
