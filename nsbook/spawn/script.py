@@ -165,17 +165,15 @@ class _Writer:
         out += ['status=0; wait "$child" || status=$?', "exit $status"]
 
     def _undo(self) -> list[str]:
+        forks = any(isinstance(op, Clone) and op.namespaces for op in self.plan.ops)
         out = [
             'again() { n=0; until "$@"; do n=$((n + 1)); [ $n -lt 200 ] || return 1; sleep 0.05; done; }',
             "child= there=$(mktemp -d)",
             "undo() {",
             "    trap '' INT TERM HUP; set +e",
-            # Process 1 first: the word of unshare(1)'s end (--kill-child) does not reach one that has changed its user since.
-            '    if [ -n "$child" ] && kill -0 "$child" 2> /dev/null; then',
-            '        first=$(cat "/proc/$child/task/$child/children" 2> /dev/null)',
-            '        { kill -9 $first "$child"; wait "$child"; } 2> /dev/null',
-            '        for p in $first; do again test ! -e "/proc/$p"; done',
-            "    fi",
+            # unshare(1) ends with its child. Its --kill-child would not reach one that has changed its user since.
+            '    [ -z "$child" ] || first=$(cat "/proc/$child/task/$child/children" 2> /dev/null)',
+            '    [ -z "$child" ] || { kill -9 ' + ('${first:-"$child"}' if forks else '"$child"') + '; wait "$child"; } 2> /dev/null',
             '    rm -rf "$there"',
         ]
         for op in self.plan.undo():

@@ -138,7 +138,8 @@ def test_the_kernel_says_the_same(name: str, container_plan: Any, by_shell: Any)
     assert process.returncode == 143
     assert not leaks.left_since(before), complaints.decode()
     # busybox's setpriv knows neither bounding sets nor ids; all else is done
-    missing = {line.split()[-1] for line in complaints.decode().splitlines()}
+    # (and unshare of util-linux 2.38 complains of a signal mask when its child is killed)
+    missing = {line.split()[-1] for line in complaints.decode().splitlines() if not line.startswith("unshare: sigprocmask")}
     assert missing <= {"DropBounding", "SetUser", "SetCapabilities"}, complaints.decode()
 
     read, write = os.pipe()
