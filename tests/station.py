@@ -36,7 +36,16 @@ def enter(worker: str) -> None:
     tempfile.tempdir = str(home / "tmp")
     if os.geteuid() == 0:
         for parent in dict.fromkeys(own_cgroups().values()):
+            sweep(parent)
             move(parent, f"nst-{os.getpid()}-{worker}")
+
+
+def sweep(parent: Path) -> None:
+    """What a worker that was killed has left, if no process is in it. (Its pid tells nothing: it may be of a sandbox.)"""
+    for left in parent.glob("nst-*"):
+        with contextlib.suppress(OSError):
+            if not any(Path(here, "cgroup.procs").read_text() for here, _, _ in os.walk(left)):
+                remove(left)
 
 
 def leave() -> None:
@@ -77,7 +86,7 @@ def move(parent: Path, name: str) -> None:
     if write(mine / "cgroup.procs", str(os.getpid())):
         cgroups.append(mine)
     else:
-        mine.rmdir()
+        remove(mine)
 
 
 def words(path: Path) -> set[str]:
