@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from nsbook.errors import NsbookError
+from nsbook.errors import InvalidOption, NsbookError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 VERBS: dict[str, str] = {
     "run": "run a command in a new container",
@@ -18,13 +22,41 @@ VERBS: dict[str, str] = {
 """Each is a module of this package."""
 
 
-def parser(verb: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """An error of usage is an error of nsbook's like any other, with its exit status; no option may be shortened."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **given})
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InvalidOption."""
+        raise InvalidOption(f"{message}. See `{self.prog} --help`")
+
+
+def parse(verb: str, words: list[str]) -> argparse.Namespace:
+    """The arguments. Raises InvalidOption, which names the nearest option for one that doesn't exist."""
+    args, unknown = parser(verb).parse_known_args(words)
+    if not unknown:
+        return args
+    name = unknown[0].partition("=")[0]
+    if not name.startswith("-"):
+        raise InvalidOption(f"{name!r} is one word too many. See `nsbook {verb} --help`")
+    import difflib
+    from importlib import import_module
+
+    one = Parser(add_help=False)
+    import_module(f"nsbook.cli.{verb}").add(one)
+    near = difflib.get_close_matches(name, [option for action in one._actions for option in action.option_strings], 1)
+    raise InvalidOption(f"no option {name}" + (f"; did you mean {near[0]}?" if near else f". See `nsbook {verb} --help`"))
+
+
+def parser(verb: str) -> Parser:
     """The parser, with the arguments of one verb: the other verbs' modules are not imported."""
     from importlib import import_module
 
     from nsbook import __version__
 
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="nsbook",
         description="Take a container apart, and put it together again.",
         epilog="`nsbook VERB --help` says more. `make lab` opens the notebooks.",
@@ -50,15 +82,15 @@ def main(argv: list[str] | None = None) -> int:
             f"nsbook: no verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(VERBS)}"), file=sys.stderr
         )
         return 125
-    args = parser(verb).parse_args(words)
     from importlib import import_module
 
     try:
+        args = parse(verb, words)
         status: int = import_module(f"nsbook.cli.{verb}").main(args)
         sys.stdout.flush()
         return status
     except NsbookError as error:
-        print(f"nsbook {verb}: {error}", file=sys.stderr)
+        print(f"nsbook {verb}".rstrip() + f": {error}", file=sys.stderr)
         return 125
     except KeyboardInterrupt:
         return 130
