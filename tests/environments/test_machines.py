@@ -40,9 +40,8 @@ def test_an_ordinary_user_s_machine(guest_user: Machine) -> None:
     assert int(done.stdout.split()[1]) >= 1000
 
 
-@pytest.mark.timeout(300)
 def test_the_suite_runs_in_it(guest_v2: Machine, guest_user: Machine) -> None:
     """The kernel floor's own tests, against another kernel."""
     for machine in (guest_v2, guest_user):
-        done = machine.pytest("tests/linux/test_mount.py", "tests/linux/test_process.py")
+        done = machine.pytest("tests/linux/test_mount.py")
         assert done.exit_code == 0, (done.stdout + done.stderr).decode()[-6000:]
