@@ -29,7 +29,7 @@ LOOK = """
 cat /proc/self/mountinfo; echo; hostname; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; ls /sys/class/net
 cat /sys/class/net/lo/flags; for n in cgroup ipc mnt net pid time user uts; do readlink /proc/self/ns/$n; done
 cat /proc/self/limits /proc/self/oom_score_adj; cat /proc/self/cgroup; ls -l /dev; pwd; umask; env | sort; echo $$; ulimit -n
-cat /proc/sys/net/ipv4/ip_forward; grep -E '^(NoNewPrivs|Sig|Cap|Uid|Gid|Groups)' /proc/self/status; awk '{print $6}' /proc/self/stat
+cat /proc/sys/net/ipv4/ip_forward; grep -E '^(NoNewPrivs|SigIgn|SigBlk|Cap|Uid|Gid|Groups)' /proc/self/status; awk '{print $6}' /proc/self/stat
 echo READY; exec sleep 60
 """
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
