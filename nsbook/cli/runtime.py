@@ -97,6 +97,13 @@ class Arguments:
         """An option's value."""
         return self.options.get(name, default)
 
+    def number(self, name: str) -> int:
+        """An option's value as a number, 0 without one. Raises InvalidOption."""
+        text = self.get(name) or "0"
+        if not text.isdigit():
+            raise InvalidOption(f"{name} {text!r}: a number")
+        return int(text)
+
     def id(self) -> str:
         """The container's id: the word after the verb."""
         if len(self.words) < 2:
@@ -136,7 +143,7 @@ def dispatch(args: Arguments) -> int:
             args.id(),
             args.get("--bundle") or os.getcwd(),
             console=args.get("--console-socket"),
-            preserve_fds=int(args.get("--preserve-fds") or 0),
+            preserve_fds=args.number("--preserve-fds"),
             detach=verb == "create" or "--detach" in args.options,
         )
         if args.get("--pid-file"):
@@ -156,6 +163,7 @@ def dispatch(args: Arguments) -> int:
         except ContainerNotFound:
             if "--force" not in args.options:
                 raise
+            oci.forget(root, args.id())
     elif verb in ("pause", "resume"):
         oci.load(root, args.id()).freeze(verb == "pause")
     elif verb == "exec":

@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import time
+from contextlib import ExitStack
 
 from nsbook.container.compile import Ground, compile_exec, compile_spec
 from nsbook.container.oci_config import VERSION, cgroup_of
@@ -251,8 +252,7 @@ class Container:
 
 def create(root: str, id: str, bundle: str, *, console: str = "", preserve_fds: int = 0, detach: bool = True) -> Container:
     """Make a container from a bundle, up to its last step. Raises Conflict, InvalidSpec, Unsupported, SetupError."""
-    if not id or id[0] in ".-" or not all(c.isalnum() or c in "-_.+" for c in id):
-        raise InvalidOption(f"container id {id!r}: letters, digits, '-', '_', '+' and '.'")
+    _check_id(id)
     bundle = os.path.abspath(bundle)
     try:
         with open(f"{bundle}/config.json", "rb") as stream:
@@ -279,10 +279,10 @@ def create(root: str, id: str, bundle: str, *, console: str = "", preserve_fds: 
         run = f"runtime-{id}"
         plan = compile_spec(config, _ground(config, run, rootfs, design, f"Container {id}", preserve_fds))
         slots: dict[str, Any] = {"stdin": 0, "stdout": 1, "stderr": 2}
-        with _listen(directory) as listener:
-            slots["listener"] = listener.fileno()
+        with ExitStack() as open_sockets:  # closed too early, their numbers would name something else
+            slots["listener"] = open_sockets.enter_context(_listen(directory)).fileno()
             if console:
-                slots["console"] = _console(console).fileno()
+                slots["console"] = open_sockets.enter_context(_console(console)).fileno()
             shepherd = Shepherd(plan, slots=slots)
             _build(shepherd)
         record = _record(id, bundle, config, run, design, shepherd.pid)
@@ -349,6 +349,25 @@ def _ground(config: dict[str, Any], run: str, rootfs: str, design: Design, title
         create_cwd=True,
         preserve_fds=preserve_fds,
     )
+
+
+def forget(root: str, id: str) -> None:
+    """Take back what a ``create`` that was killed half-way has left. Raises StateError while one is still at work."""
+    _check_id(id)
+    path = os.path.join(ledger.directory(), f"runtime-{id}.json")
+    if os.path.exists(path):
+        entry = ledger.read(path)
+        if entry.live:
+            raise StateError(f"the container {id} is being created", expected="stopped", actual="creating")
+        left = entry.undo()
+        if left:
+            raise NsbookError("not all could be undone: " + "; ".join(left))
+    _remove_state(os.path.join(root, id))
+
+
+def _check_id(id: str) -> None:
+    if not id or id[0] in ".-" or not all(c.isalnum() or c in "-_.+" for c in id):
+        raise InvalidOption(f"container id {id!r}: letters, digits, '-', '_', '+' and '.'")
 
 
 def load(root: str, id: str) -> Container:
