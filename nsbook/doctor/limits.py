@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nsbook.primitives.cgroup_design import Design, Limits
 
 MEMORY, QUOTA, TASKS = 32 << 20, 50_000, 50
+DELEGATE = "have a control group delegated (chown it, or systemd's Delegate=yes), or be root"
 
 
 def _name() -> str:
@@ -82,19 +83,23 @@ def _try(limits: Limits, look: Callable[[Design], Refusal | None] | None = None)
     from nsbook.primitives.cgroup_design import design
     from nsbook.spawn import ops
 
+    name = _name()
     try:
-        made = design(_name(), limits)
+        made = design(name, limits)
     except Unsupported as error:
-        return _plainly() or refusal_of(error).replace(layer="cgroup"), None
+        return plainly() or refusal_of(error).replace(layer="cgroup"), None
     if not made.version:
-        return _plainly() or Refusal(
-            "cgroup", "; ".join(made.warnings), "have a group delegated (chown it, or systemd's Delegate=yes)"
-        ), None
+        return plainly() or Refusal("cgroup", "; ".join(made.warnings), DELEGATE), None
     steps = [*made.make, ops.Clone((), made.cgroup_directory), *made.join]
-    return attempt("cgroup", steps, None if look is None else lambda: look(made)), made
+    return _nameless(attempt("cgroup", steps, None if look is None else lambda: look(made)), name), made
 
 
-def _plainly() -> Refusal | None:
+def _nameless(refused: Refusal | None, name: str) -> Refusal | None:
+    """The same reason in the same words, whatever the group was called."""
+    return None if refused is None else refused.replace(why=refused.why.replace(f"/{name}", ""))
+
+
+def plainly() -> Refusal | None:
     """mkdir in our own groups, whatever their modes and mount options say. None: that works."""
     from nsbook.linux import cgroups
     from nsbook.primitives.cgroup_design import V1_WANTED
@@ -110,7 +115,7 @@ def _plainly() -> Refusal | None:
         why = f"our own group {wanted[0].path!r} can't be seen through the mount at {wanted[0].mountpoint!r}"
         return Refusal("cgroup", why, "mount the cgroup file system in a cgroup namespace of its own")
     name = _name()
-    return attempt("cgroup", [ops.MakeCgroup(tuple(f"{directory}/{name}" for directory in seen))])
+    return _nameless(attempt("cgroup", [ops.MakeCgroup(tuple(f"{directory}/{name}" for directory in seen))]), name)
 
 
 PROBES: dict[str, Callable[[], Finding]] = {

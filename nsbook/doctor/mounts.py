@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from nsbook.spawn.ops import Op
 
+SAFE = ("nosuid", "nodev", "noexec")
+"""With what containers mount the kernel's own file systems."""
+
 
 def _inside(base: str, first: list[Op], *steps: Op) -> list[Op]:
     """A directory of the host's, then in the child a mount namespace that the host does not see, then the steps."""
@@ -57,7 +60,7 @@ def proc() -> Finding:
     from nsbook.spawn import ops
 
     base = scratch()
-    refused = attempt("proc", _inside(base, begin("pid", "mnt"), ops.Mount("proc", "/", base)))
+    refused = attempt("proc", _inside(base, begin("pid", "mnt"), ops.Mount("proc", "/", base, flags=SAFE)))
     return finding("proc", f"a fresh proc in a new pid namespace, {ours()}", refused)
 
 
@@ -66,7 +69,7 @@ def proc_in_userns() -> Finding:
     from nsbook.spawn import ops
 
     base = scratch()
-    refused = attempt("proc in a user namespace", _inside(base, begin_in_userns("pid", "mnt"), ops.Mount("proc", "/", base)))
+    refused = attempt("proc in a user namespace", _inside(base, begin_in_userns("pid", "mnt"), ops.Mount("proc", "/", base, flags=SAFE)))
     return finding("proc in a user namespace", "a fresh proc in a new pid namespace", refused)
 
 
@@ -75,7 +78,7 @@ def sysfs() -> Finding:
     from nsbook.spawn import ops
 
     base = scratch()
-    refused = attempt("sysfs", _inside(base, begin("net", "mnt"), ops.Mount("sysfs", "/", base)))
+    refused = attempt("sysfs", _inside(base, begin("net", "mnt"), ops.Mount("sysfs", "/", base, flags=(*SAFE, "ro"))))
     return finding("sysfs", f"a fresh sysfs in a new net namespace, {ours()}", refused)
 
 

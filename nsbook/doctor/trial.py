@@ -57,8 +57,11 @@ def attempt(title: str, steps: Sequence[Op], look: Callable[[], Refusal | None] 
 
 def refusal_of(error: Exception) -> Refusal:
     """What an error says of who refused. Raises it again if it is none that a refusal makes."""
-    from nsbook.errors import NsbookError, SetupError, Unsupported
+    from nsbook.errors import CleanupError, NsbookError, SetupError, Unsupported
 
+    if isinstance(error, CleanupError) and isinstance(error.original, SetupError):
+        first = refusal_of(error.original)
+        return first.replace(why=f"{first.why} (and {error})")
     if isinstance(error, SetupError):
         code = getattr(error.__cause__, "errno", 0) or 0
         name = error.op.name if error.op is not None else ""

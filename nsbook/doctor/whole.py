@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 
+from nsbook.doctor.limits import DELEGATE, plainly
 from nsbook.doctor.namespaces import single, widest
 from nsbook.doctor.report import Finding
 from nsbook.doctor.trial import SECONDS, Refusal, finding, refusal_of
@@ -36,10 +37,10 @@ def container() -> Finding:
         made, limits = made.replace(version=0), refused
         refused = _run(None)
         if refused is None:
-            return finding("container", how, limits.replace(why=f"without limits: {limits.why}"), partly=True)
+            return finding("container", how + ", but no limits", limits, partly=True)
     if refused is None and not made.version:
-        why = f"without limits: {'; '.join(made.warnings)}"
-        return Finding("container", "partly", how, "cgroup", why, "have a control group delegated, or be root")
+        limits = plainly() or Refusal("cgroup", "; ".join(made.warnings), DELEGATE)
+        return finding("container", how + ", but no limits", limits, partly=True)
     return finding("container", how + (" and limits" if refused is None else ""), refused)
 
 

@@ -147,9 +147,22 @@ def _mounts(facts: dict[str, Any]) -> None:
     points = [e.mountpoint.rstrip("/") + "/" for e in proc]
     facts["proc_mounts"] = [e.mountpoint for e in proc]
     facts["proc_masked"] = [e.mountpoint for e in entries if e.mountpoint.startswith(tuple(points))] if points else []
+    sysfs = {e.id: e for e in entries if e.fstype == "sysfs" and e.root == "/"}
+    facts["sys_mounts"] = [e.mountpoint for e in sysfs.values()]
+    facts["sys_masked"] = [
+        e.mountpoint
+        for e in entries
+        if e.parent in sysfs and e.mountpoint.removeprefix(sysfs[e.parent].mountpoint.rstrip("/")) not in _EMPTY_IN_SYS
+    ]
+    facts["sys_read_only"] = bool(sysfs) and all("ro" in e.options for e in sysfs.values())
     facts["cgroup_read_only"] = [e.mountpoint for e in entries if e.fstype in ("cgroup", "cgroup2") and "ro" in e.options]
 
 
+_EMPTY_IN_SYS = frozenset(
+    "/fs/cgroup /fs/bpf /fs/fuse/connections /fs/pstore /fs/selinux /fs/smackfs /firmware/efi/efivars "
+    "/kernel/config /kernel/debug /kernel/security /kernel/tracing".split(" ")
+)
+"""Directories of sysfs that the kernel keeps empty for a mount: to cover one hides nothing (fs/namespace.c)."""
 _PATHS = ("target", "source", "new_root", "put_old", "path", "pathname", "from_path", "to_path", "linkpath")
 
 

@@ -42,13 +42,17 @@ def _masked(facts: Facts) -> str:
         return ""
     if facts.get("initial_userns", True):
         return ""
-    masked = facts.get("proc_masked", [])
+    key, present = ("sys", "/sys") if kind == "sysfs" else ("proc", "/proc")
+    rule = f"in a user namespace a new {kind or 'proc'} may not show more than the present {present} does"
+    masked = facts.get(f"{key}_masked", [])
     if masked:
-        covered = f"{', '.join(masked[:4])} {'are' if len(masked) > 1 else 'is'} covered"
-        return f"in a user namespace a new {kind or 'proc'} may not show more than the present /proc does, and there {covered}"
-    if not facts.get("proc_mounts"):
+        return f"{rule}, and there {', '.join(masked[:4])} {'are' if len(masked) > 1 else 'is'} covered"
+    if kind == "sysfs" and facts.get("sys_read_only") and not flag(facts, C.MS_RDONLY, "mountflags"):
+        return f"{rule}, and that is read-only, while the new one is not"
+    if not facts.get(f"{key}_mounts"):
         return (
-            f"in a user namespace a new {kind or 'proc'} may not show more than what is mounted already, and no whole /proc is mounted here"
+            f"in a user namespace a new {kind or 'proc'} may not show more than what is mounted already, "
+            f"and no whole {present} is mounted here"
         )
     return ""
 

@@ -153,7 +153,7 @@ def test_find_and_index(full: Plan) -> None:
     assert full.find("Mount", target="/proc").what() == "mount proc on /proc"
     assert full[0] is full.ops[0]
     assert len(full) == len(full.ops)
-    with pytest.raises(LookupError, match="it has: .*Barrier"):
+    with pytest.raises(LookupError, match=r"it has: .*Barrier"):
         full.find("Mount", target="/nowhere")
 
 

@@ -190,6 +190,8 @@ class RemoveCgroup(Op):
                 except FileNotFoundError:
                     break
                 except OSError as error:
+                    if error.errno == errno.EROFS and not os.path.lexists(path):
+                        break  # the kernel says so before it looks whether the directory is there: it was never made
                     # EBUSY: there are processes in it, zombies that nobody has reaped yet included.
                     if error.errno != errno.EBUSY or time.monotonic() > deadline:
                         raise
