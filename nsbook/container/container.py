@@ -142,7 +142,7 @@ class Container(Inspectable):
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, when the command has ended. Raises TimeoutError after ``timeout`` seconds."""
         if self._status is None:
-            session = self._expect("running", "paused")
+            session = self._expect("running", "paused", "exited")  # it may end while we ask
             end = None if timeout is None else time.monotonic() + timeout
             while self._status is None:
                 message = session.hear(None if end is None else max(0.0, end - time.monotonic()))
