@@ -80,6 +80,9 @@ def sub_ids() -> Finding:
 
     if os.geteuid() == 0:
         most = max(idmaps.uid_map(), key=lambda r: r.count)
+        if most.count == 1:
+            why = "root's own user namespace has one id alone, so there are no others to map"
+            return Finding("sub-ids", "refused", "looked for ids to map", "user namespace", why, "map more ids into that one first")
         ranges = ((0, most.inside, min(65536, most.count)),)
         how = f"a user namespace, {ranges[0][2]} ids mapped by root"
         return finding("sub-ids", how, attempt("sub-ids", _mapped(Maps(ranges, ranges))))

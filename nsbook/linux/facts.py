@@ -158,10 +158,10 @@ def _mounts(facts: dict[str, Any]) -> None:
     facts["cgroup_read_only"] = [e.mountpoint for e in entries if e.fstype in ("cgroup", "cgroup2") and "ro" in e.options]
 
 
-_EMPTY_IN_SYS = frozenset(
-    "/fs/cgroup /fs/bpf /fs/fuse/connections /fs/pstore /fs/selinux /fs/smackfs /firmware/efi/efivars "
-    "/kernel/config /kernel/debug /kernel/security /kernel/tracing".split(" ")
-)
+_EMPTY_IN_SYS = {
+    *("/fs/cgroup", "/fs/bpf", "/fs/fuse/connections", "/fs/pstore", "/fs/selinux", "/fs/smackfs", "/firmware/efi/efivars"),
+    *("/kernel/config", "/kernel/debug", "/kernel/security", "/kernel/tracing"),
+}
 """Directories of sysfs that the kernel keeps empty for a mount: to cover one hides nothing (fs/namespace.c)."""
 _PATHS = ("target", "source", "new_root", "put_old", "path", "pathname", "from_path", "to_path", "linkpath")
 

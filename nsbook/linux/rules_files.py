@@ -197,6 +197,12 @@ def _cgroup_owner(facts: Facts, group: dict[str, Any], file: str) -> str:
     return f"{found['path']!r} belongs to uid {found.get('uid', group.get('uid'))}, the process is uid {facts.get('euid')}"
 
 
+def _device_rule(facts: Facts, group: dict[str, Any], file: str) -> str:
+    if group["version"] != 1 or file not in ("devices.allow", "devices.deny"):
+        return ""
+    return lacks("CAP_SYS_ADMIN")(facts) or ("" if facts.get("initial_userns", True) else "CAP_SYS_ADMIN of this user namespace is not it")
+
+
 _JOIN = ("cgroup.procs", "tasks")
 _RO_FIX = (
     "A container's cgroup file system is read-only unless it is privileged; use the guest (`nsbook guest run`), or have one delegated."
@@ -282,6 +288,9 @@ RULES: tuple[Rule, ...] = (
     Rule(("write", "mkdir", "rmdir"), (EACCES, EPERM), "cgroup", "cgroups(7)",
          "In the context of cgroups, delegation means passing management of some subtree of the cgroup hierarchy to a nonprivileged user.",
          _cgroup(_cgroup_owner), _DELEGATE),
+    Rule(("write",), (EPERM,), "cgroup", "security/device_cgroup.c of Linux",
+         "Which devices a version 1 group may use is changed with CAP_SYS_ADMIN in the initial user namespace alone.",
+         _cgroup(_device_rule), "Leave the device rules out: in a user namespace nobody can make a device node anyway."),
     Rule(("write",), (EACCES,), "cgroup", "cgroups(7)",
          "The writer has write permission on the cgroup.procs file in the nearest common ancestor of the source and destination cgroups.",
          _is("cgroup.procs", "the process to be moved comes from a cgroup outside of what was delegated"),

@@ -239,7 +239,7 @@ RULES: tuple[Rule, ...] = (
          "Unshare the PID namespace together with the user namespace, and mount proc in a child: only it is in the new one."),
     Rule(("mount", "fsmount", "fsconfig"), (EPERM,), "masked /proc", "fs/namespace.c of Linux, mount_too_revealing()",
          "A new proc or sysfs in a user namespace needs a mount of it that is fully visible already.",
-         _masked, "Bind the present /proc instead, or start the outer container without masked paths "
+         _masked, "Bind the present one instead, or start the outer container without masked paths "
          "(podman: --security-opt unmask=ALL, Docker: --security-opt systempaths=unconfined)."),
     Rule(("mount",), (EPERM,), "user namespace", "mount(2)",
          'An attempt was made to modify (MS_REMOUNT) the MS_RDONLY, MS_NOSUID, or MS_NOEXEC flag, or one of the "atime" flags '

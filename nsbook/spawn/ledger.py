@@ -130,7 +130,7 @@ class Ledger(Inspectable):
     """What is written down now. Falsy when empty; iterate over its entries."""
 
     def __init__(self) -> None:
-        entries = []
+        entries, unreadable = [], []
         try:
             names = sorted(os.listdir(directory()))
         except FileNotFoundError:
@@ -141,7 +141,11 @@ class Ledger(Inspectable):
                     entries.append(read(os.path.join(directory(), name)))
                 except FileNotFoundError:
                     continue  # undone while we were reading
+                except (ValueError, LookupError, TypeError):
+                    unreadable.append(name)
         self.entries = tuple(sorted(entries, key=lambda e: e.made))
+        self.unreadable = tuple(unreadable)
+        """Files that are no entry of this version of nsbook's. They are left alone."""
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -156,7 +160,8 @@ class Ledger(Inspectable):
             state = "in use" if entry.live else "left behind"
             for op in entry.inverses:
                 rows.append((Volatile(entry.run), entry.title, state, op.what(), op.shell().text))
-        notes: tuple[str, ...] = ("the ledger is empty: nothing of nsbook is on this host",) if not rows else ()
+        notes: tuple[str, ...] = ("the ledger is empty: nothing of nsbook is on this host",) if not rows and not self.unreadable else ()
+        notes += tuple([f"{name} can't be read, and is left alone" for name in self.unreadable])
         if any(not e.live for e in self.entries):
             notes += ("`nsbook clean` takes back what was left behind",)
         return Sheet("Ledger", ("run", "what for", "state", "to undo", "in a shell"), tuple(rows), notes, "ledger")

@@ -128,7 +128,7 @@ def test_ops_and_their_shell_forms() -> None:
         assert "\n" not in op.what()
         assert from_json(json.loads(json.dumps(op.to_json()))) == op
         if form.kind == "statement":
-            done = subprocess.run(["sh", "-n"], input=form.text, text=True, capture_output=True, check=False)
+            done = subprocess.run(["sh", "-n"], input=form.text.encode(errors="surrogateescape"), capture_output=True, check=False)
             assert done.returncode == 0, (form.text, done.stderr)
 
 
