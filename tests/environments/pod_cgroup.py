@@ -55,7 +55,7 @@ class Limits:
 
 def own_cgroups() -> dict[str, str]:
     """The caller's cgroup in each hierarchy, by controller ("" for version 2)."""
-    mine = {}
+    mine: dict[str, str] = {}
     with open("/proc/self/cgroup") as file:
         for line in file:
             _, names, path = line.rstrip("\n").split(":", 2)
