@@ -17,6 +17,7 @@ from types import ModuleType
 
 from nsbook.doctor.report import Finding as Finding
 from nsbook.doctor.report import Report as Report
+from nsbook.doctor.trial import forget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def needs(*features: str, fresh: bool = False) -> list[Finding]:
     if unknown:
         raise InvalidOption(f"no trial of {unknown[0]!r}; there are: {', '.join(FEATURES)}")
     if fresh:
+        forget()
         for feature in features:
             _known.pop(feature, None)
     try:

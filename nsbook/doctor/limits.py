@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nsbook.doctor.report import Finding
-from nsbook.doctor.trial import Refusal, attempt, finding, refusal_of
+from nsbook.doctor.trial import Refusal, attempt, finding, once, refusal_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def group() -> Finding:
     from nsbook.primitives.cgroup_design import Limits
 
     layout = cgroups.layout()
-    refused, made = _try(Limits(MEMORY, MEMORY, QUOTA, pids=TASKS))
+    refused, made = _all_limits()
     if refused is None:
         return finding("cgroup", f"a group, three limits, a process in it ({_layout(layout, made)})", None)
     bare, made = _try(Limits())
@@ -37,6 +37,12 @@ def group() -> Finding:
     missing = [(name, found) for name in ("memory", "cpu", "pids") if (found := _limited(name)) is not None]
     names, first = ", ".join(name for name, _ in missing), missing[0][1] if missing else refused
     return finding("cgroup", how, first.replace(why=f"no limit of {names or 'all at once'}: {first.why}"), partly=True)
+
+
+def _all_limits() -> tuple[Refusal | None, Design | None]:
+    from nsbook.primitives.cgroup_design import Limits
+
+    return once("limits", lambda: _try(Limits(MEMORY, MEMORY, QUOTA, pids=TASKS), _read_back))
 
 
 def _layout(layout: str, made: Design | None) -> str:
@@ -55,28 +61,31 @@ def limit(name: str) -> Callable[[], Finding]:
 
 
 def _limited(name: str) -> Refusal | None:
-    from nsbook.linux.files import read_file
+    """Why that limit can't be set. Where all can, one group has shown it; else it is tried alone."""
     from nsbook.primitives.cgroup_design import Limits
 
-    limits = {"memory": Limits(MEMORY, MEMORY), "cpu": Limits(quota=QUOTA), "pids": Limits(pids=TASKS)}[name]
-    files = {
-        ("memory", 1): ("memory.limit_in_bytes", str(MEMORY)),
-        ("memory", 2): ("memory.max", str(MEMORY)),
-        ("cpu", 1): ("cpu.cfs_quota_us", str(QUOTA)),
-        ("cpu", 2): ("cpu.max", f"{QUOTA} 100000"),
-        ("pids", 1): ("pids.max", str(TASKS)),
-        ("pids", 2): ("pids.max", str(TASKS)),
-    }
+    if _all_limits()[0] is None:
+        return None
+    return _try({"memory": Limits(MEMORY, MEMORY), "cpu": Limits(quota=QUOTA), "pids": Limits(pids=TASKS)}[name], _read_back)[0]
 
-    def look(made: Design) -> Refusal | None:
-        file, wanted = files[name, made.version]
+
+def _read_back(made: Design, limits: Limits) -> Refusal | None:
+    """What the kernel says of the limits that were written."""
+    from nsbook.linux.files import read_file
+
+    one = made.version == 1
+    cpu = ("cpu.cfs_quota_us", str(QUOTA)) if one else ("cpu.max", f"{QUOTA} 100000")
+    memory = "memory.limit_in_bytes" if one else "memory.max"
+    files = {"memory": (memory, str(MEMORY)), "cpu": cpu, "pids": ("pids.max", str(TASKS))}
+    for name in limits.names():
+        file, wanted = files[name]
         found = read_file(f"{made.path_of(name)}/{file}").strip()
-        return None if found == wanted else Refusal("kernel", f"{file} says {found!r} after {wanted!r} was written")
+        if found != wanted:
+            return Refusal("kernel", f"{file} says {found!r} after {wanted!r} was written")
+    return None
 
-    return _try(limits, look)[0]
 
-
-def _try(limits: Limits, look: Callable[[Design], Refusal | None] | None = None) -> tuple[Refusal | None, Design | None]:
+def _try(limits: Limits, look: Callable[[Design, Limits], Refusal | None] | None = None) -> tuple[Refusal | None, Design | None]:
     """A group with these limits and a process in it. Where our own rules would not even begin, the kernel is asked all the
     same, so that the answer is its, and names who refused."""
     from nsbook.errors import Unsupported
@@ -91,7 +100,7 @@ def _try(limits: Limits, look: Callable[[Design], Refusal | None] | None = None)
     if not made.version:
         return plainly() or Refusal("cgroup", "; ".join(made.warnings), DELEGATE), None
     steps = [*made.make, ops.Clone((), made.cgroup_directory), *made.join]
-    return _nameless(attempt("cgroup", steps, None if look is None else lambda: look(made)), name), made
+    return _nameless(attempt("cgroup", steps, None if look is None else lambda: look(made, limits)), name), made
 
 
 def _nameless(refused: Refusal | None, name: str) -> Refusal | None:

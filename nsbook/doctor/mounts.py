@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from nsbook.doctor.report import Finding
-from nsbook.doctor.trial import attempt, begin, begin_in_userns, finding, ours, scratch
+from nsbook.doctor.trial import Refusal, attempt, begin, begin_in_userns, finding, once, ours, scratch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,33 +44,42 @@ def _overlay(base: str, first: list[Op], *, user: bool) -> list[Op]:
 
 def overlay() -> Finding:
     """As containers mount it."""
-    user = os.geteuid() != 0
-    how = f"a layer under a writable one, {ours()}" + (" (userxattr)" if user else "")
-    return finding("overlay", how, attempt("overlay", _overlay(scratch(), begin("mnt"), user=user)))
+    how = f"a layer under a writable one, {ours()}"
+    if os.geteuid() != 0:
+        return finding("overlay", how + " (userxattr)", _users_overlay())
+    return finding("overlay", how, attempt("overlay", _overlay(scratch(), begin("mnt"), user=False)))
 
 
 def overlay_in_userns() -> Finding:
     """As rootless containers mount it."""
-    refused = attempt("overlay in a user namespace", _overlay(scratch(), begin_in_userns("mnt"), user=True))
-    return finding("overlay in a user namespace", "a layer under a writable one (userxattr)", refused)
+    return finding("overlay in a user namespace", "a layer under a writable one (userxattr)", _users_overlay())
+
+
+def _users_overlay() -> Refusal | None:
+    steps = _overlay(scratch(), begin_in_userns("mnt"), user=True)
+    return once("overlay", lambda: attempt("overlay in a user namespace", steps))
 
 
 def proc() -> Finding:
     """A container's own /proc."""
-    from nsbook.spawn import ops
-
-    base = scratch()
-    refused = attempt("proc", _inside(base, begin("pid", "mnt"), ops.Mount("proc", "/", base, flags=SAFE)))
+    refused = _users_proc() if os.geteuid() != 0 else attempt("proc", _proc(begin("pid", "mnt")))
     return finding("proc", f"a fresh proc in a new pid namespace, {ours()}", refused)
 
 
 def proc_in_userns() -> Finding:
     """A rootless container's own /proc: the kernel refuses it where the present one is masked."""
+    return finding("proc in a user namespace", "a fresh proc in a new pid namespace", _users_proc())
+
+
+def _users_proc() -> Refusal | None:
+    return once("proc", lambda: attempt("proc in a user namespace", _proc(begin_in_userns("pid", "mnt"))))
+
+
+def _proc(first: list[Op]) -> list[Op]:
     from nsbook.spawn import ops
 
     base = scratch()
-    refused = attempt("proc in a user namespace", _inside(base, begin_in_userns("pid", "mnt"), ops.Mount("proc", "/", base, flags=SAFE)))
-    return finding("proc in a user namespace", "a fresh proc in a new pid namespace", refused)
+    return _inside(base, first, ops.Mount("proc", "/", base, flags=SAFE))
 
 
 def sysfs() -> Finding:

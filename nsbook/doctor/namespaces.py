@@ -6,7 +6,7 @@ import os
 import shutil
 
 from nsbook.doctor.report import Finding
-from nsbook.doctor.trial import Refusal, attempt, begin, finding, in_userns, ours
+from nsbook.doctor.trial import Refusal, attempt, begin, finding, in_userns, once, ours
 from nsbook.frozen import Frozen
 
 TYPE_CHECKING = False
@@ -30,14 +30,20 @@ def root() -> Finding:
 
 def together() -> Finding:
     """All that a container gets."""
-    return finding("namespaces", f"new {', '.join(KINDS)}, {ours()}", attempt("namespaces", begin(*KINDS)))
+    return finding("namespaces", f"new {', '.join(KINDS)}, {ours()}", _all_kinds())
+
+
+def _all_kinds() -> Refusal | None:
+    return once("namespaces", lambda: attempt("namespaces", begin(*KINDS)))
 
 
 def one(kind: str) -> Callable[[], Finding]:
-    """One kind alone."""
+    """One kind: with the others if all work, else alone."""
 
     def probe() -> Finding:
         feature = f"{kind} namespace"
+        if _all_kinds() is None:
+            return finding(feature, f"a new one, with the others, {ours()}", None)
         return finding(feature, f"a new one, {ours()}", attempt(feature, begin(kind)))
 
     return probe

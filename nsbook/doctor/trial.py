@@ -6,6 +6,7 @@ What was refused is judged by the diagnoser, with the facts that the refused pro
 from __future__ import annotations
 
 import os
+from threading import Lock
 
 from nsbook.doctor.report import Finding
 from nsbook.frozen import Frozen
@@ -13,8 +14,11 @@ from nsbook.frozen import Frozen
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any, TypeVar
 
     from nsbook.spawn.ops import Op
+
+    T = TypeVar("T")
 
 SECONDS = 10.0
 """For one trial. All of them together take a fraction of one, but a machine may be slow or busy."""
@@ -35,6 +39,24 @@ def finding(feature: str, how: str, refusal: Refusal | None, *, partly: bool = F
     if refusal is None:
         return Finding(feature, "works", how)
     return Finding(feature, "partly" if partly else "refused", how, refusal.layer, refusal.why, refusal.fix)
+
+
+_shared: dict[str, Any] = {}
+_locks: dict[str, Lock] = {}
+
+
+def once(name: str, trial: Callable[[], T]) -> T:
+    """A trial that several findings are drawn from, made for the first of them. Threads wait for each other."""
+    with _locks.setdefault(name, Lock()):
+        if name not in _shared:
+            _shared[name] = trial()
+        found: T = _shared[name]
+        return found
+
+
+def forget() -> None:
+    """Try again what is asked for from now on."""
+    _shared.clear()
 
 
 def attempt(title: str, steps: Sequence[Op], look: Callable[[], Refusal | None] | None = None) -> Refusal | None:

@@ -41,6 +41,7 @@ class Diagnosis(Frozen):
 
 def _all() -> Iterator[rules.Rule]:
     yield rules.FILTER
+    yield from rules.NO_NAMESPACES
     yield from rules_mount.RULES
     yield from rules_process.RULES
     yield from rules_files.RULES

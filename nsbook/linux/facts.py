@@ -112,6 +112,7 @@ def _host(facts: dict[str, Any]) -> None:
 
 def _namespaces(facts: dict[str, Any]) -> None:
     """Of each kind: does the user namespace that the caller is in own it? (Its capabilities count only then.)"""
+    facts["kinds"] = sorted(os.listdir("/proc/self/ns"))
     own = os.stat("/proc/self/ns/user")
     facts["uid_map"] = [row.to_dict() for row in idmaps.uid_map()]
     facts["gid_map"] = [row.to_dict() for row in idmaps.gid_map()]

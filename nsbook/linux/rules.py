@@ -179,6 +179,29 @@ APPARMOR = Rule(
     "else run inside the guest: `nsbook guest run`.",
 )
 
+
+def _absent(kind: str) -> Callable[[Facts], str]:
+    def judge(facts: Facts) -> str:
+        if not flag(facts, constants.NAMESPACES[kind]) or kind in facts.get("kinds", (kind,)):
+            return ""
+        return f"Linux {facts.get('release', '')} was built without {kind} namespaces: /proc/self/ns has no {kind!r}"
+
+    return judge
+
+
+_CONFIGURED = "CLONE_NEW{} was specified in flags, but the kernel was not configured with the CONFIG_{} option{}."
+_WORDS = {
+    "ipc": ("unshare(2)", _CONFIGURED.format("IPC", "SYSVIPC and CONFIG_IPC_NS", "s")),
+    **{kind: ("unshare(2)", _CONFIGURED.format(kind.upper(), f"{kind.upper()}_NS", "")) for kind in ("net", "pid", "user", "uts")},
+    "cgroup": ("cgroup_namespaces(7)", "Use of cgroup namespaces requires a kernel that is configured with the CONFIG_CGROUPS option."),
+    "time": ("time_namespaces(7)", "Use of time namespaces requires a kernel that is configured with the CONFIG_TIME_NS option."),
+}
+NO_NAMESPACES = tuple(
+    Rule(("unshare", "clone3"), (EINVAL,), "kernel", page, words, _absent(kind), "Use a kernel that has them: most distributions' do.")
+    for kind, (page, words) in _WORDS.items()
+)
+"""The kernel was built without a kind of namespace."""
+
 UNKNOWN_CALL = Rule(
     (),
     (ENOSYS,),

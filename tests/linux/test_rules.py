@@ -11,7 +11,7 @@ import pytest
 
 from nsbook.linux import rules, rules_files, rules_mount, rules_process
 
-ALL = [rules.FILTER, rules.APPARMOR, rules.UNKNOWN_CALL, *rules_mount.RULES, *rules_process.RULES, *rules_files.RULES]
+ALL = [rules.FILTER, rules.APPARMOR, rules.UNKNOWN_CALL, *rules.NO_NAMESPACES, *rules_mount.RULES, *rules_process.RULES, *rules_files.RULES]
 
 
 @cache
