@@ -13,7 +13,7 @@ import signal
 import time
 
 from nsbook import trace
-from nsbook.errors import StateError
+from nsbook.errors import Conflict, StateError
 from nsbook.linux import constants as C
 from nsbook.linux import files
 from nsbook.linux import process as sys_process
@@ -39,6 +39,10 @@ class Failure(Exception):
     def __init__(self, data: dict[str, Any]) -> None:
         super().__init__(data.get("message", ""))
         self.data = data
+
+
+def _give_up(number: int, frame: object) -> None:
+    raise TimeoutError(110, "the set-up took too long and was given up")
 
 
 class Shepherd:
@@ -73,6 +77,9 @@ class Shepherd:
         self._last = -1
         self._private = private
         self._made: list[Op] = []
+        for op in plan.ops:
+            if taken := op.taken():
+                raise Conflict(f"{taken} is there already, and not by this plan")
         self.entry = ledger.open_entry(plan.run, plan.title, plan.undo(), tagged=tagged, owner=owner)
 
     # ---- building
@@ -102,8 +109,10 @@ class Shepherd:
         return True
 
     def expect(self, op: Op) -> None:
-        """Write an op's inverses into the ledger, if it is not one of the plan's."""
+        """Write an op's inverses into the ledger, if it is not one of the plan's. Raises Failure if it would make what is there."""
         new = tuple([inverse for inverse in op.undo() if inverse not in self.entry.inverses])
+        if new and (taken := op.taken()):
+            raise Failure(child_side.failure(-1, FileExistsError(17, os.strerror(17), taken)))
         if new:
             self.entry = self.entry.replace(inverses=new + self.entry.inverses)
             self.entry.write()
@@ -114,11 +123,24 @@ class Shepherd:
             if isinstance(op, Clone):
                 self._clone(index, op)
             else:
-                self.doer.do(index, op, self.at)
+                self._in_time(index, op)
         except (OSError, LookupError) as error:
             raise Failure(child_side.failure(index, error)) from error
         finally:
             self._collect(self.doer.report())
+
+    def _in_time(self, index: int, op: Op) -> None:
+        """A host op that the kernel keeps waiting is given up at the deadline, too: by an alarm, raised as ETIMEDOUT."""
+        try:
+            signal.signal(signal.SIGALRM, _give_up)
+        except ValueError:  # not in the main thread: only a caller of our own code's does that
+            self.doer.do(index, op, self.at)
+            return
+        signal.setitimer(signal.ITIMER_REAL, max(0.001, self.until - time.monotonic()))
+        try:
+            self.doer.do(index, op, self.at)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _clone(self, index: int, op: Clone) -> None:
         if self.pid:

@@ -92,6 +92,10 @@ class Op(Frozen):
         text = (type(self).__doc__ or "").split("\n", 1)[0].rstrip(".")
         return text[:1].lower() + text[1:]
 
+    def taken(self) -> str:
+        """What this op would make and somebody else has made already: then nothing is begun, or undoing would destroy it."""
+        return ""
+
     def undo(self) -> tuple[Op, ...]:
         """The ops that take back what this one leaves on the host; all of them may be run twice, or for nothing."""
         return ()

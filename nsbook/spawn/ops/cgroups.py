@@ -47,6 +47,9 @@ class MakeCgroup(Op):
     def what(self) -> str:
         return f"make the control group {os.path.basename(self.paths[0])} in {len(self.paths)} hierarchies"
 
+    def taken(self) -> str:
+        return next((path for path in self.paths if os.path.lexists(path)), "")
+
     def undo(self) -> tuple[Op, ...]:
         return (RemoveCgroup(self.paths),)
 

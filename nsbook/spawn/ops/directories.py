@@ -38,6 +38,9 @@ class MakeDirectory(Op):
     def what(self) -> str:
         return f"make the directory {self.path}"
 
+    def taken(self) -> str:
+        return self.path if os.path.lexists(self.path) else ""
+
     def undo(self) -> tuple[Op, ...]:
         return (RemoveTree(self.path, self.uid_map, self.gid_map),)
 
