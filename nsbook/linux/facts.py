@@ -112,7 +112,7 @@ def _host(facts: dict[str, Any]) -> None:
 
 def _namespaces(facts: dict[str, Any]) -> None:
     """Of each kind: does the user namespace that the caller is in own it? (Its capabilities count only then.)"""
-    facts["kinds"] = sorted(os.listdir("/proc/self/ns"))
+    facts["kinds"] = [kind for kind in constants.NAMESPACES if os.path.lexists(f"/proc/self/ns/{kind}")]
     own = os.stat("/proc/self/ns/user")
     facts["uid_map"] = [row.to_dict() for row in idmaps.uid_map()]
     facts["gid_map"] = [row.to_dict() for row in idmaps.gid_map()]
@@ -153,7 +153,9 @@ def _mounts(facts: dict[str, Any]) -> None:
     facts["sys_masked"] = [
         e.mountpoint
         for e in entries
-        if e.parent in sysfs and e.mountpoint.removeprefix(sysfs[e.parent].mountpoint.rstrip("/")) not in _EMPTY_IN_SYS
+        if e.parent in sysfs
+        and e.id not in sysfs
+        and e.mountpoint.removeprefix(sysfs[e.parent].mountpoint.rstrip("/")) not in _EMPTY_IN_SYS
     ]
     facts["sys_read_only"] = bool(sysfs) and all("ro" in e.options for e in sysfs.values())
     facts["cgroup_read_only"] = [e.mountpoint for e in entries if e.fstype in ("cgroup", "cgroup2") and "ro" in e.options]

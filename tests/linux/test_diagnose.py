@@ -326,6 +326,49 @@ def test_a_masked_proc(inside: Inside) -> None:
     named(out["sysctl"], "masked /proc", "open(2)", "/proc/sys")
 
 
+@requires("userns")
+def test_a_masked_sysfs(inside: Inside) -> None:
+    """Covered where it hides something; not where the kernel keeps an empty directory for a mount; and read-only."""
+    out = inside(
+        """
+        flags = C.MS_NOSUID | C.MS_NODEV | C.MS_NOEXEC
+        def again(more=0):
+            process.unshare(C.CLONE_NEWUSER | C.CLONE_NEWNS | C.CLONE_NEWNET)
+            return why(lambda: mount.mount("sysfs", "/sys", "sysfs", flags | more))
+        mount.mount("sysfs", "/sys", "sysfs", flags)
+        mount.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0)
+        process.unshare(C.CLONE_NEWNS)
+        mount.mount("/sys/firmware", "/sys/firmware", None, C.MS_BIND)
+        out["covered"] = in_child(again)
+        mount.umount2("/sys/firmware", 0)
+        mount.mount(None, "/sys", None, C.MS_BIND | C.MS_REMOUNT | C.MS_RDONLY | flags)
+        out["read_only"] = in_child(again)
+        """,
+        unshare=("--user", "--map-root-user", "--net", *APART),
+    )
+    named(out["covered"], "masked /proc", "fs/namespace.c of Linux, mount_too_revealing()", "/sys/firmware is covered")
+    named(out["read_only"], "masked /proc", "fs/namespace.c of Linux, mount_too_revealing()", "read-only")
+
+
+@requires("root", "cgroup-v1")
+def test_device_rules_in_a_user_namespace(inside: Inside) -> None:
+    out = inside(
+        """
+        there = cgroups.own_directory("devices") + "/nsbook-devices"
+        os.mkdir(there)
+        try:
+            def child():
+                ready, go = os.pipe(), os.pipe()
+                process.unshare(C.CLONE_NEWUSER)
+                return why(lambda: files.write_file(there + "/devices.deny", "a"))
+            out["rule"] = in_child(child)
+        finally:
+            os.rmdir(there)
+        """
+    )
+    named(out["rule"], "cgroup", "security/device_cgroup.c of Linux", "this user namespace")
+
+
 MAPS = """
 def child(file, text, before=(), drop=0):
     ready, go = os.pipe(), os.pipe()
@@ -358,6 +401,7 @@ def test_id_maps(inside: Inside) -> None:
         out["overlap"] = child("uid_map", "0 0 1\\n0 1 1\\n")
         out["others"] = child("uid_map", "0 7 1", drop=bit("CAP_SETUID"))
         out["fcap"] = child("uid_map", "0 0 1", drop=bit("CAP_SETFCAP"))
+        out["bare"] = child("uid_map", "0 0 1", drop=bit("CAP_SETFCAP") | bit("CAP_SETUID"))
         out["late"] = child("setgroups", "deny", before=[("setgroups", "deny"), ("gid_map", "0 0 1")])
         out["unmapped"] = child("uid_map", "0 4000000000 1")
         def self_map():
@@ -367,7 +411,7 @@ def test_id_maps(inside: Inside) -> None:
         """),
         unshare=("--user", "--map-root-user"),
     )
-    for name in ("again", "form", "zero", "overlap", "others", "fcap", "late", "unmapped", "many"):
+    for name in ("again", "form", "zero", "overlap", "others", "fcap", "bare", "late", "unmapped", "many"):
         assert out[name]["page"] == "user_namespaces(7)", (name, out[name])
         assert out[name]["missed"] == []
     assert "already" in out["again"]["why"]
@@ -375,6 +419,7 @@ def test_id_maps(inside: Inside) -> None:
     assert "overlap" in out["overlap"]["why"]
     assert "CAP_SETUID" in out["others"]["why"]
     assert "CAP_SETFCAP" in out["fcap"]["why"]
+    assert "CAP_SETFCAP" in out["bare"]["why"]  # the writer's own id needs no CAP_SETUID
     assert "already" in out["late"]["why"]
     assert "no mapping" in out["unmapped"]["why"]
     assert "65536" in out["many"]["why"]
