@@ -53,6 +53,8 @@ SWITCHES = (
     "--help",
     "-h",
     "--keep",
+    "--tty",
+    "-t",
 )
 VERBS = ("create", "start", "run", "state", "kill", "delete", "list", "features", "exec", "pause", "resume", "ps")
 
@@ -70,6 +72,7 @@ class Arguments:
             "-h": "--help",
             "-p": "--process",
             "-r": "--resources",
+            "-t": "--tty",
         }
         self.options: dict[str, str] = {}
         self.words: list[str] = []

@@ -15,7 +15,7 @@ import time
 from contextlib import ExitStack
 
 from nsbook.container.compile import Ground, compile_exec, compile_spec
-from nsbook.container.oci_config import VERSION, cgroup_of
+from nsbook.container.oci_config import VERSION, cgroup_of, without_idle_copies
 from nsbook.errors import Conflict, ContainerNotFound, InvalidOption, InvalidSpec, NsbookError, StateError
 from nsbook.linux import process as sys_process
 from nsbook.linux import status as proc_status
@@ -277,7 +277,7 @@ def create(root: str, id: str, bundle: str, *, console: str = "", preserve_fds: 
             out.write(text)
         design = cgroup_of(config)
         run = f"runtime-{id}"
-        plan = compile_spec(config, _ground(config, run, rootfs, design, f"Container {id}", preserve_fds))
+        plan = compile_spec(without_idle_copies(config, rootfs), _ground(config, run, rootfs, design, f"Container {id}", preserve_fds))
         slots: dict[str, Any] = {"stdin": 0, "stdout": 1, "stderr": 2}
         with ExitStack() as open_sockets:  # closed too early, their numbers would name something else
             slots["listener"] = open_sockets.enter_context(_listen(directory)).fileno()

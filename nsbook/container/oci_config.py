@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from nsbook.errors import Unsupported
 from nsbook.primitives.cgroup_design import DEVICE_RULES, Design, Limits, design_at
 
 TYPE_CHECKING = False
@@ -51,6 +52,36 @@ def cgroup_of(config: dict[str, Any]) -> Design:
     if not path and not limits.names() and not devices:
         return Design(0)
     return design_at(path or f"nsbook-{os.getpid()}", limits)
+
+
+def without_idle_copies(config: dict[str, Any], rootfs: str) -> dict[str, Any]:
+    """The configuration without ``tmpcopyup`` where there is nothing to copy.
+
+    The option is runc's and podman's, not the kernel's: the directory that a tmpfs is to cover is copied into it. Podman asks
+    for it by ``--tmpfs`` and ``--read-only``, mostly on directories that are empty or not there. Raises Unsupported for others.
+    """
+    mounts = []
+    for entry in config.get("mounts") or ():
+        words = entry.get("options") or []
+        if entry.get("type") == "tmpfs" and "tmpcopyup" in words:
+            if not _nothing_at(rootfs, entry["destination"]):
+                raise Unsupported(f"tmpcopyup of {entry['destination']}", "the image has files there", "say notmpcopyup to have it empty")
+            entry = {**entry, "options": [word for word in words if word != "tmpcopyup"]}
+        mounts.append(entry)
+    return {**config, "mounts": mounts}
+
+
+def _nothing_at(rootfs: str, destination: str) -> bool:
+    """Whether that path in the image is missing or an empty directory; a symlink on the way might lead anywhere: no."""
+    here = rootfs
+    for name in os.path.normpath(f"/{destination}").split("/"):
+        here = os.path.join(here, name)
+        if os.path.islink(here):
+            return False
+    try:
+        return not os.listdir(here)
+    except FileNotFoundError:
+        return True
 
 
 def features() -> dict[str, Any]:

@@ -432,7 +432,7 @@ def test_a_terminal(bundle: Any, tmp_path: Path) -> None:
 
 
 def test_preserved_descriptors(bundle: Any) -> None:
-    there = bundle("sh", "-c", "cat <&3; ls /proc/$$/fd")
+    there = bundle("sh", "-c", "cat <&3; ls /proc/$$/fd; true")
     third = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2], sys.argv[2:])"
     read, write = os.pipe()
     os.write(write, b"from outside\n")
