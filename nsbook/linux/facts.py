@@ -148,14 +148,13 @@ def _mounts(facts: dict[str, Any]) -> None:
     points = [e.mountpoint.rstrip("/") + "/" for e in proc]
     facts["proc_mounts"] = [e.mountpoint for e in proc]
     facts["proc_masked"] = [e.mountpoint for e in entries if e.mountpoint.startswith(tuple(points))] if points else []
-    sysfs = {e.id: e for e in entries if e.fstype == "sysfs" and e.root == "/"}
+    over = {(e.parent, e.mountpoint) for e in entries}
+    sysfs = {e.id: e for e in entries if e.fstype == "sysfs" and e.root == "/" and (e.id, e.mountpoint) not in over}
     facts["sys_mounts"] = [e.mountpoint for e in sysfs.values()]
     facts["sys_masked"] = [
         e.mountpoint
         for e in entries
-        if e.parent in sysfs
-        and e.id not in sysfs
-        and e.mountpoint.removeprefix(sysfs[e.parent].mountpoint.rstrip("/")) not in _EMPTY_IN_SYS
+        if e.parent in sysfs and e.mountpoint.removeprefix(sysfs[e.parent].mountpoint.rstrip("/")) not in _EMPTY_IN_SYS
     ]
     facts["sys_read_only"] = bool(sysfs) and all("ro" in e.options for e in sysfs.values())
     facts["cgroup_read_only"] = [e.mountpoint for e in entries if e.fstype in ("cgroup", "cgroup2") and "ro" in e.options]
