@@ -18,6 +18,9 @@ from needs import requires
 
 pytestmark = requires("root", "overlay")
 
+SETTLED = 0.5
+"""Seconds after which nsbook, too, has noticed that the command runs. A signal before that ends it as one still being built."""
+
 
 @pytest.fixture(autouse=True)
 def nothing_kept(empty: Callable[[], None]) -> Iterator[None]:
@@ -157,6 +160,7 @@ def test_signals_are_passed_on(begin: Any, number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
     with begin("run", "base", "sh", "-c", f"trap 'echo caught; exit 6' {name}; echo ready; while :; do sleep 0.02; done") as process:
         assert process.stdout.readline() == "ready\n"
+        time.sleep(SETTLED)
         process.send_signal(number)
         assert process.communicate(timeout=30) == ("caught\n", "")
         assert process.returncode == 6
@@ -171,6 +175,7 @@ def test_process_1_that_ignores_an_interrupt_is_killed(begin: Any, until: Any, w
             assert process.stdout.readline() == "ready\n"
         else:
             until(lambda: runs_below(process.pid, b"sleep\0" + b"60\0"), "the command")
+        time.sleep(SETTLED)
         begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)

@@ -450,3 +450,17 @@ def test_preserved_descriptors(bundle: Any) -> None:
         os.close(read)
     assert (done.stderr, done.stdout.split()[:2]) == ("", ["from", "outside"])
     assert done.stdout.split()[2:] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(("place", "empty"), [("/run", True), ("/new/place", True), ("/etc", False), ("/bin", False)])
+def test_a_tmpfs_with_what_was_there(bundle: Any, place: str, empty: bool) -> None:
+    """``tmpcopyup``: nothing need be copied from a directory that is empty or missing; from others it is refused."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["mounts"].append({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "tmpcopyup"]})
+
+    there = bundle("sh", "-c", f"grep -c ' {place} tmpfs ' /proc/mounts", change=change)
+    if empty:
+        assert good("run", "x", "--bundle", there) == "1\n"
+    else:
+        assert "notmpcopyup" in bad("run", "x", "--bundle", there)
