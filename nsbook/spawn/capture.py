@@ -15,47 +15,52 @@ CHUNK = 1 << 16
 class Pipes:
     """Standard streams of a command: pipes for output, a pipe or /dev/null for input."""
 
-    def __init__(self, data: bytes | None) -> None:
-        self.out, out = os.pipe()
-        self.err, err = os.pipe()
-        self.inp = -1
+    def __init__(self) -> None:
+        self.out = self.err = self.inp = -1
+        self.theirs: dict[str, int] = {}
+
+    def open(self, data: bytes | None) -> None:
+        """Apart from the making, so that what an interrupt in the middle of it leaves open can be closed."""
+        self.out, self.theirs["stdout"] = os.pipe()
+        self.err, self.theirs["stderr"] = os.pipe()
         if data:
-            stdin, self.inp = os.pipe()
+            self.theirs["stdin"], self.inp = os.pipe()
             os.set_blocking(self.inp, False)
         else:
-            stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self.theirs = {"stdin": stdin, "stdout": out, "stderr": err}
+            self.theirs["stdin"] = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def hand_over(self) -> None:
         """The other side has its copies."""
-        for fd in self.theirs.values():
-            os.close(fd)
-        self.theirs = {}
+        while self.theirs:
+            os.close(self.theirs.popitem()[1])  # forgotten first: closed twice it might be somebody else's
 
     def close(self) -> None:
         """All that is still open here."""
         self.hand_over()
-        for fd in (self.out, self.err, self.inp):
+        mine, self.out, self.err, self.inp = (self.out, self.err, self.inp), -1, -1, -1
+        for fd in mine:
             if fd >= 0:
                 os.close(fd)
-        self.out = self.err = self.inp = -1
 
 
 def run(
     plan: Plan, *, data: bytes | None, observe: tuple[str, ...], tagged: bool, timeout: float | None, slots: dict[str, int] | None = None
 ) -> tuple[Session, bytes, bytes]:
     """The ended session, standard output, standard error. Raises SetupError, TimeoutError; whatever is raised, all is undone."""
-    pipes = Pipes(data)
+    pipes = Pipes()
     session: Session | None = None
     try:
+        pipes.open(data)
         session = Session(plan, streams={**pipes.theirs, **(slots or {})}, observe=observe, tagged=tagged)
         pipes.hand_over()
         out, err = _collect(session, pipes, data or b"", None if timeout is None else time.monotonic() + timeout)
         return session, out, err
     finally:
-        pipes.close()
-        if session is not None:
-            session.close()
+        try:
+            pipes.close()
+        finally:
+            if session is not None:
+                session.close()
 
 
 def _collect(session: Session, pipes: Pipes, data: bytes, until: float | None) -> tuple[bytes, bytes]:

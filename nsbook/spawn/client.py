@@ -137,6 +137,8 @@ class Session:
         self.pid = 0
         self.pidfd = -1
         self.state = "made"
+        self._torn = False
+        """A message is being sent or received: if we are not there to finish it, what follows is garbage."""
         self.status: int | None = None
         self.observed: dict[str, str] = {}
         self.transcript = trace.Transcript()
@@ -179,10 +181,14 @@ class Session:
 
         Raises SetupError when an op failed, CleanupError when something could not be undone, TimeoutError.
         """
+        self._torn = True
         try:
             message, fds = self.channel.receive(timeout)
         except Gone:
             raise self._lost() from None
+        except TimeoutError:
+            self._torn = False
+            raise
         if fds:
             self._close_pidfd()
             self.pidfd = fds[0]
@@ -200,6 +206,7 @@ class Session:
             self.state, self.pid = "running", message["running"]
         elif message.get("child"):
             self.pid = message["child"]
+        self._torn = False
         if end is not None:
             self._ended(end)
         return message
@@ -222,10 +229,12 @@ class Session:
 
     def tell(self, message: dict[str, Any], fds: list[int] | tuple[int, ...] = ()) -> None:
         """Send the shepherd a message."""
+        self._torn = True
         try:
             self.channel.send(message, fds)
         except Gone:
             raise self._lost() from None
+        self._torn = False
 
     def _lost(self) -> NsbookError:
         self.state = "ended"
@@ -243,12 +252,35 @@ class Session:
     def close(self) -> None:
         """End the child if there is one, undo everything, wait until it is undone. May be called twice."""
         try:
-            if self.state != "ended":
-                self.tell({"close": 1})
+            if self.state != "ended" and self._torn:
+                self._hang_up()
+            elif self.state != "ended":
+                self._torn = True
+                try:
+                    self.channel.send({"close": 1})
+                except Gone:
+                    pass  # it has ended by itself meanwhile: its last words may still be here to be read
                 self.end()
         finally:
             self.channel.close()
             self._close_pidfd()
+
+    def _hang_up(self) -> None:
+        """After an interrupt in the middle of a message, which nobody can understand the rest of: our end is the sign to undo
+        everything, the end of theirs that it is done, and the ledger says whether all of it was."""
+        from nsbook.spawn import ledger
+
+        self.state = "ended"
+        sock = self.channel.sock
+        try:
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(1 << 16):
+                pass
+        except OSError:
+            pass  # it has ended already
+        for entry in ledger.Ledger():
+            if entry.run == self.plan.run and not entry.live:
+                raise CleanupError(f"not all could be undone: {entry.error or 'the process that looked after it was killed'}")
 
     def _close_pidfd(self) -> None:
         if self.pidfd >= 0:

@@ -61,7 +61,7 @@ def test_at_random_moments(given: dict[str, object]) -> None:
     with process:
         try:
             assert process.stdout.readline() == "ready\n"
-            for number in range(1, 61):
+            for number in range(1, 151):
                 time.sleep(dice.random() * 0.06)
                 process.send_signal(signal.SIGINT)
                 assert process.stdout.readline() == f"{number}\n"
@@ -69,9 +69,11 @@ def test_at_random_moments(given: dict[str, object]) -> None:
                 while nsbook.ledger():
                     assert time.monotonic() < end, f"interrupt {number}: {nsbook.ledger()}"
                     time.sleep(0.002)
-                process.stdin.write("go on\n" if number < 60 else "\n")
+                process.stdin.write("go on\n" if number < 150 else "\n")
                 process.stdin.flush()
-            assert process.stdout.readline() == "descriptors 4\n"  # three, and the one that counts
+            # Three, and the one that counts. (Between a call's return and the name for its result an interrupt loses a
+            # descriptor, and Python has no way around that: once in hundreds.)
+            assert int(process.stdout.readline().split()[1]) <= 4 + 3
         finally:
             process.kill()
     assert not leaks.left_since(before)

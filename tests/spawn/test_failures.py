@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from needs import requires
 
 import nsbook
+from needs import requires
 from nsbook.errors import CleanupError, Conflict, SetupError
 from nsbook.spawn.client import Session
 from nsbook.spawn.ops import (

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from needs import requires
 
 import nsbook
+from needs import requires
 from nsbook.container.prepare import Prepared
 from nsbook.spawn.client import Session
 from nsbook.spawn.ops import Op, SetHostname, Unshare
