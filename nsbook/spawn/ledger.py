@@ -16,12 +16,17 @@ from nsbook.frozen import Frozen
 from nsbook.inspectable import Inspectable, Sheet, Volatile
 from nsbook.linux import host
 from nsbook.linux import status as proc_status
+from nsbook.linux.files import read_bytes
 from nsbook.places import run_root
 from nsbook.spawn.ops import KillRun, Op, Place, RemoveTree, from_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+PF_EXITING = 0x4
+"""In the flags of proc_pid_stat(5): the process was killed, or ends, and does nothing more (include/linux/sched.h)."""
 
 
 class Entry(Frozen):
@@ -42,9 +47,10 @@ class Entry(Frozen):
         if self.boot_id != host.boot_id():
             return False
         try:
-            return proc_status.start_time(self.owner) == self.owner_start and proc_status.status(self.owner).state not in "ZX"
+            fields = read_bytes(f"/proc/{self.owner}/stat").rpartition(b")")[2].split()
         except OSError:
             return False
+        return int(fields[19]) == self.owner_start and fields[0] not in (b"Z", b"X") and not int(fields[6]) & PF_EXITING
 
     @property
     def path(self) -> str:
