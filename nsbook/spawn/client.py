@@ -109,13 +109,30 @@ def shutdown() -> None:
         _launcher = None
 
 
-def request() -> Channel:
-    """A channel to a shepherd; a launcher that has died is replaced."""
-    try:
-        return launcher().request()
-    except Gone:
-        shutdown()
-        return launcher().request()
+def request(message: dict[str, Any], fds: list[int]) -> Channel:
+    """A channel to a shepherd that has taken this request. A launcher that has died, or dies with the request still on its
+    way, is replaced once: the shepherd says that it has the request before it does anything. Raises Gone."""
+    for last in (False, True):
+        try:
+            channel = launcher().request()
+        except Gone:
+            if last:
+                raise
+            shutdown()
+            continue
+        try:
+            channel.send(message, fds)
+            channel.receive()
+            return channel
+        except Gone:
+            channel.close()
+            if last:
+                raise
+            shutdown()
+        except BaseException:
+            channel.close()  # an interrupt: whoever keeps its traceback must not keep the shepherd
+            raise
+    raise AssertionError("not reached")
 
 
 class Session:
@@ -156,15 +173,10 @@ class Session:
             "deadline": deadline,
             "tagged": tagged,
         }
-        self.channel = request()
         try:
-            self.channel.send(message, list(streams.values()))
+            self.channel = request(message, list(streams.values()))
         except Gone:
-            self.channel.close()
             raise self._lost() from None
-        except BaseException:
-            self.channel.close()  # an interrupt: whoever keeps its traceback must not keep the shepherd
-            raise
 
     def number(self, op: Op) -> int:
         """An op's number in the transcript: its place in the plan, or after it for one that the plan has not."""

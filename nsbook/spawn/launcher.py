@@ -67,6 +67,7 @@ def _serve(channel: Channel) -> NoReturn:
     status = 0
     try:
         message, fds = channel.receive()
+        channel.send({"taken": 1})
         Request(channel, message, fds).run()
     except Gone:
         pass

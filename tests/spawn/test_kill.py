@@ -61,11 +61,11 @@ def kill_at(index: int, who: str, given: dict[str, Any], gate: Any, processes: A
     there.kill(who)
     gate.open()
     finish(session)
-    gate.shut()
     clean()
     end = time.monotonic() + 3  # a child that was alone learns of it at its next barrier, and ends by itself
     while (left := leaks.left_since(BEFORE[0])) and time.monotonic() < end:
         time.sleep(0.01)
+    gate.shut()  # not before: who has arrived may not have come to the second fifo yet
     assert not left, f"{who} killed before op {index} ({made.plan.ops[index].name}): {left}"
     assert not os.listdir(containers_root())
 
