@@ -62,10 +62,12 @@ def kill_at(index: int, who: str, given: dict[str, Any], gate: Any, processes: A
     gate.open()
     finish(session)
     clean()
-    end = time.monotonic() + 3  # a child that was alone learns of it at its next barrier, and ends by itself
-    while (left := leaks.left_since(BEFORE[0])) and time.monotonic() < end:
+    known = leaks.kept()  # a child that was alone learns of it at its next barrier, and ends by itself
+    end = time.monotonic() + 3
+    while leaks.processes(known.pids) - BEFORE[0].processes and time.monotonic() < end:
         time.sleep(0.01)
     gate.shut()  # not before: who has arrived may not have come to the second fifo yet
+    left = leaks.left_since(BEFORE[0])
     assert not left, f"{who} killed before op {index} ({made.plan.ops[index].name}): {left}"
     assert not os.listdir(containers_root())
 
