@@ -108,7 +108,9 @@ def processes(launcher: frozenset[int]) -> frozenset[str]:
             ours |= {int(pid) for pid in Path(here, "cgroup.procs").read_text().split()}
     else:
         ours |= carriers()
-    return frozenset(describe(pid) for pid in ours - launcher - {os.getpid(), 0} if Path(f"/proc/{pid}").exists())
+    there = [describe(pid) for pid in ours - launcher - {os.getpid(), 0} if Path(f"/proc/{pid}").exists()]
+    # A browser's helper processes come and go as it pleases; the browser itself is counted.
+    return frozenset(text for text in there if not ("chromium" in text and "--type=" in text))
 
 
 def children(pid: int, launcher: frozenset[int]) -> set[int]:

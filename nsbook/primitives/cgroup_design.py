@@ -151,7 +151,7 @@ def _version_2(name: str, limits: Limits, hierarchy: cgroups.Hierarchy | None) -
     own, top = hierarchy.directory.rstrip("/"), hierarchy.mountpoint.rstrip("/")
     if own.endswith("/nsbook-leaf"):
         own = os.path.dirname(own)  # we were moved here once: our group is the one above
-        return _inside(name, limits, own, ())
+        return _inside(name, limits, own, (LeaveForLeaf(own),))
     is_root = own == top and hierarchy.root == "/" and not os.path.exists(f"{own}/cgroup.type")
     if is_root or not _words(f"{own}/cgroup.procs"):
         if _ours(own):
@@ -185,7 +185,7 @@ def _inside(name: str, limits: Limits, parent: str, before: tuple[Op, ...]) -> D
     path = f"{parent}/{name}"
     ops: list[Op] = [
         *before,
-        MakeCgroup((path,), tuple(c for c in enable if c not in _words(f"{parent}/cgroup.subtree_control"))),
+        MakeCgroup((path,), enable, "nsbook-leaf" if before else ""),
     ]
     by = tuple((c, path) for c in (*enable, "freezer"))
     ops += limit_ops(2, dict(by), limits)

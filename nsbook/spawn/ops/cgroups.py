@@ -23,25 +23,36 @@ class MakeCgroup(Op):
 
     paths: tuple[str, ...]
     enable: tuple[str, ...] = ()
-    """Version 2: controllers to be switched on for the parent's children first."""
+    """Version 2: controllers to be switched on for the parent's children, where they are not."""
+    leaf: str = ""
+    """Version 2: the parent's own processes are in this leaf; another container's end may just have moved them back."""
 
     def execute(self, at: Place) -> None:
-        if self.enable:
-            parent = os.path.dirname(self.paths[0])
-            on = files.read_file(f"{parent}/cgroup.subtree_control").split()
-            for controller in self.enable:
-                if controller not in on:
-                    files.write_file(f"{parent}/cgroup.subtree_control", f"+{controller}")
         for path in self.paths:
-            files.mkdir(path, 0o755)
+            files.mkdir(path, 0o755)  # first: from now on nobody moves the parent's processes back
+        if self.enable:
+            self._share_out(os.path.dirname(self.paths[0]))
+
+    def _share_out(self, parent: str) -> None:
+        end = time.monotonic() + 2
+        while True:
+            on = files.read_file(f"{parent}/cgroup.subtree_control").split()
+            try:
+                for controller in self.enable:
+                    if controller not in on:
+                        files.write_file(f"{parent}/cgroup.subtree_control", f"+{controller}")
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY or not self.leaf or time.monotonic() > end:
+                    raise
+            LeaveForLeaf(parent, self.leaf).execute(Place())
 
     def shell(self) -> Shell:
-        lines = []
+        lines = ["mkdir " + " ".join(map(quote, self.paths))]
         if self.enable:
             parent = os.path.dirname(self.paths[0])
             words = " ".join(f"+{c}" for c in self.enable)
             lines.append(f"echo {quote(words)} > {quote(parent + '/cgroup.subtree_control')}")
-        lines.append("mkdir " + " ".join(map(quote, self.paths)))
         return Shell("statement", "; ".join(lines))
 
     def what(self) -> str:
@@ -151,10 +162,15 @@ class MoveBack(Op):
         others = [e for e in os.listdir(self.path) if e != self.leaf and os.path.isdir(f"{self.path}/{e}")]
         if others:
             return  # another container of ours still lives beside the leaf; the last one moves back
-        for controller in files.read_file(f"{self.path}/cgroup.subtree_control").split():
-            files.write_file(f"{self.path}/cgroup.subtree_control", f"-{controller}")
-        _move_all(leaf, self.path)
-        files.rmdir(leaf)
+        try:
+            for controller in files.read_file(f"{self.path}/cgroup.subtree_control").split():
+                files.write_file(f"{self.path}/cgroup.subtree_control", f"-{controller}")
+            _move_all(leaf, self.path)
+            files.rmdir(leaf)
+        except OSError as error:
+            # Somebody begins to use the leaf at this moment (EBUSY), or has moved back before us (ENOENT): it is theirs.
+            if error.errno not in (errno.EBUSY, errno.ENOENT):
+                raise
 
     def shell(self) -> Shell:
         leaf = quote(f"{self.path}/{self.leaf}")
