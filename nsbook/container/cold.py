@@ -44,16 +44,20 @@ def run(prepared: Prepared, *, streams: tuple[int, int, int] = (0, 1, 2)) -> tup
     """
     gc.disable()  # a short-lived process, and the fork need not copy what a collection would touch
     slots = dict(zip(("stdin", "stdout", "stderr"), streams, strict=True))
-    building, ending = True, 0.0
+    # A signal while the ledger is opened, or between the release and the exec, waits: in between it stops the building, and
+    # once the command runs it is the command's.
+    phase, ending, waiting = "opening", 0.0, list[int]()
     old = {number: signal.getsignal(number) for number in PASSED_ON}
     shepherd: Shepherd | None = None
 
     def handler(number: int, frame: FrameType | None) -> None:
         nonlocal ending
-        if building:
-            if number in ENDING:
-                raise Stopped(number)
-        elif shepherd is not None:
+        again = phase == "starting" and number in ENDING and number in waiting
+        if (phase == "building" and number in ENDING) or again:
+            raise Stopped(number)
+        if phase in ("opening", "building", "starting"):
+            waiting.append(number)
+        elif phase == "running" and shepherd is not None:
             shepherd.kill(number)
             if number in ENDING and not ending:
                 ending = time.monotonic() + PATIENCE
@@ -63,10 +67,16 @@ def run(prepared: Prepared, *, streams: tuple[int, int, int] = (0, 1, 2)) -> tup
     status, failure, stopped, observed = 0, None, 0, {}
     try:
         shepherd = Shepherd(prepared.plan, slots=slots, tagged=prepared.tagged)
+        phase = "building"
+        if early := [number for number in waiting if number in ENDING]:
+            raise Stopped(early[0])
         running = shepherd.advance()
+        phase = "starting"
         while not running:
             running = shepherd.advance(release=True)
-        building = False
+        phase = "running"
+        for missed in waiting:
+            handler(missed, None)
         while shepherd.poll(timeout=0.05 if ending else 1.0) != "child":
             if ending and time.monotonic() > ending:
                 shepherd.kill()
@@ -77,7 +87,7 @@ def run(prepared: Prepared, *, streams: tuple[int, int, int] = (0, 1, 2)) -> tup
     except Stopped as stop:
         stopped = stop.number
     finally:
-        building = False
+        phase = "ended"
         left = shepherd.undo() if shepherd is not None else []
         for number, was in old.items():
             signal.signal(number, was)

@@ -251,17 +251,22 @@ class _Compiler:
         return ops.Mount(kind, target, self.root, source, flags, ",".join(data), kind == "mqueue")
 
     def _cgroups(self, target: str, read_only: bool) -> ops.Op:
+        """A container sees its own control groups as the root: by a cgroup namespace of its own, or, where it has none or
+        may not mount them (version 1 in a user namespace), by binding its own directories."""
+        design = self.ground.cgroup
+        made = dict(design.by_controller) if design else {}
         found = [h for h in hierarchies() if h.controllers]
         v1 = [h for h in found if h.version == 1]
-        if not v1 or ("cgroup" not in self.made and self.in_userns):
-            if v1 or "cgroup" not in self.made:
-                return ops.BindMount("/sys/fs/cgroup", target, self.root, True, ("rro",) if read_only else ())
-            return ops.MountCgroups(target, self.root, 2, (), read_only)
-        if self.in_userns:
-            # Version 1 can't be mounted in a user namespace: the host's are shown instead.
-            return ops.BindMount("/sys/fs/cgroup", target, self.root, True, ("rro",) if read_only else ())
+        if not v1:
+            if "cgroup" in self.made:
+                return ops.MountCgroups(target, self.root, 2, (), read_only)
+            own = design.paths[0] if design and design.paths else next((h.directory for h in found), "") or "/sys/fs/cgroup"
+            return ops.BindMount(own, target, self.root, False, ("ro",) if read_only else ())
         names = tuple([",".join(h.controllers) for h in v1])
-        return ops.MountCgroups(target, self.root, 1, names, read_only)
+        if "cgroup" in self.made and not self.in_userns:
+            return ops.MountCgroups(target, self.root, 1, names, read_only)
+        sources = tuple([next((made[c] for c in h.controllers if c in made), h.directory or h.mountpoint) for h in v1])
+        return ops.MountCgroups(target, self.root, 1, names, read_only, sources)
 
     def _enter(self) -> list[ops.Op]:
         out: list[ops.Op] = [ops.PivotRoot(self.root)]

@@ -179,7 +179,8 @@ class _Work:
         except FileExistsError:
             action = self.replace(at, name, path, entry)
             if action == "replaced":
-                make(at, name, path, entry)
+                # What was replaced may have been a way to the parent that is kept open: look for the parent again.
+                make(self.root.parent(above), name, path, entry)
         if entry.kind == "dir":
             self.directories[path] = entry
         if not self.overlay:

@@ -18,7 +18,7 @@ from needs import requires
 
 pytestmark = requires("root", "overlay")
 
-SETTLED = 0.5
+SETTLED = 0.0
 """Seconds after which nsbook, too, has noticed that the command runs. A signal before that ends it as one still being built."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import station
 from needs import requires
 from nsbook.linux import mount as m
 from nsbook.linux.constants import MS_BIND
@@ -50,8 +51,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import nsbook
 
     place = tmp_path_factory.mktemp("sources")
-    for parent in (place, place.parent, place.parent.parent):
-        parent.chmod(0o755)
+    station.let_others_in(place)
     shutil.copytree(os.path.dirname(nsbook.__file__), place / "nsbook", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(["chmod", "-R", "a+rX", str(place)], check=True)
     return place

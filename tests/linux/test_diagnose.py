@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import station
 from needs import requires
 from nsbook.linux import diagnose
 
@@ -74,8 +75,7 @@ def test_an_ordinary_user(inside: Inside, tmp_path: Path) -> None:
 
 
 def _closed(tmp_path: Path) -> str:
-    for directory in (tmp_path, *(p for p in tmp_path.parents if p.name.startswith(("pytest-", "popen-")))):
-        directory.chmod(0o755)
+    station.let_others_in(tmp_path)
     (tmp_path / "closed").mkdir(mode=0o700)
     (tmp_path / "closed/x").write_text("#!/bin/sh\n")
     return str(tmp_path)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import nsbook
+import station
 
 UID = 12346
 PRELUDE = "import json, os, nsbook\nout = {}"
@@ -29,9 +30,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parent.chmod(0o755)
     shutil.copytree(os.path.dirname(nsbook.__file__), place / "nsbook", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(["chmod", "-R", "a+rX", str(place)], check=True)
-    for above in place.parents:
-        if above.name.startswith(("pytest-", "popen-")):
-            above.chmod(0o755)
+    station.let_others_in(place)
     return place
 
 

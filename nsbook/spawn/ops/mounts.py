@@ -326,6 +326,8 @@ class MountCgroups(Op):
     controllers: tuple[str, ...] = ()
     """Version 1: the hierarchies as they are mounted on the host (``cpu,cpuacct``, ``name=systemd``)."""
     read_only: bool = True
+    sources: tuple[str, ...] = ()
+    """Directories to bind, one for each of ``controllers``, where the hierarchies themselves can't be mounted."""
 
     def execute(self, at: Place) -> None:
         base = C.MS_NOSUID | C.MS_NODEV | C.MS_NOEXEC
@@ -338,8 +340,13 @@ class MountCgroups(Op):
             sys_mount.mount("tmpfs", magic(fd), "tmpfs", base, "mode=755")
         finally:
             os.close(fd)
-        for names in self.controllers:
-            fd = open_target(at, self.root, f"{self.target}/{names.removeprefix('name=')}", "dir")
+        for number, names in enumerate(self.controllers):
+            place = f"{self.target}/{names.removeprefix('name=')}"
+            if self.sources:
+                flags = ("nosuid", "nodev", "noexec", *(("ro",) if ro else ()))
+                BindMount(self.sources[number], place, self.root, False, flags).execute(at)
+                continue
+            fd = open_target(at, self.root, place, "dir")
             try:
                 sys_mount.mount("cgroup", magic(fd), "cgroup", base | ro, ("none," if names.startswith("name=") else "") + names)
             finally:
@@ -358,8 +365,11 @@ class MountCgroups(Op):
         if self.version == 2:
             return Shell("statement", f"mkdir -p {quote(target)}; mount -t cgroup2 -o {opts}{ro} cgroup2 {quote(target)}")
         lines = [f"mkdir -p {quote(target)}", f"mount -t tmpfs -o {opts},mode=755 tmpfs {quote(target)}"]
-        for names in self.controllers:
+        for number, names in enumerate(self.controllers):
             place = quote(f"{target}/{names.removeprefix('name=')}")
+            if self.sources:
+                lines.append(f"mkdir {place}; mount --bind {quote(self.sources[number])} {place}; mount -o remount,bind,{opts}{ro} {place}")
+                continue
             none = "none," if names.startswith("name=") else ""
             lines.append(f"mkdir {place}; mount -t cgroup -o {opts}{ro},{none}{names} cgroup {place}")
         if ro:
