@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from nsbook.linux import files
 from nsbook.linux import process as sys_process
@@ -113,8 +114,11 @@ class KillRun(Op):
     run: str
 
     def execute(self, at: Place) -> None:
-        needle = f"NSBOOK_RUN={self.run}".encode("utf-8", "surrogateescape")
-        name = half_built_name(self.run) + b"\n"
+        while self._pass():
+            pass  # who was killed may just have forked
+
+    def _pass(self) -> bool:
+        """End all that are found; whether there were any."""
         killed = []
         for entry in os.listdir("/proc"):
             if not entry.isdigit() or int(entry) == os.getpid():
@@ -124,16 +128,30 @@ class KillRun(Op):
             except OSError:
                 continue
             try:
-                if files.read_bytes(f"/proc/{entry}/comm") == name or needle in files.read_bytes(f"/proc/{entry}/environ").split(b"\0"):
+                if self._is_ours(entry):
                     sys_process.pidfd_send_signal(pidfd, 9)
                     killed.append(os.dup(pidfd))
             except OSError:
                 continue
             finally:
                 os.close(pidfd)
+        gone = False
         for pidfd in killed:  # what they have open and mounted goes with them, so wait until they have ended
-            wait_readable(pidfd, 2.0)
+            gone |= wait_readable(pidfd, 2.0)
             os.close(pidfd)
+        return gone
+
+    def _is_ours(self, pid: str) -> bool:
+        if files.read_bytes(f"/proc/{pid}/comm") == half_built_name(self.run) + b"\n":
+            return True
+        needle = f"NSBOOK_RUN={self.run}".encode("utf-8", "surrogateescape")
+        for _ in range(50):
+            variables = files.read_bytes(f"/proc/{pid}/environ")
+            if variables:
+                return needle in variables.split(b"\0")
+            os.readlink(f"/proc/{pid}/exe")  # fails for a thread of the kernel's and for a zombie: they have no environment
+            time.sleep(0.0005)  # in the middle of an exec: the new one is not there yet
+        return False
 
     def shell(self) -> Shell:
         return Shell("statement", f"grep -lsz '^NSBOOK_RUN={self.run}$' /proc/[0-9]*/environ | cut -d/ -f3 | xargs -r kill -9")
