@@ -143,13 +143,15 @@ class KillRun(Op):
 
     def _is_ours(self, pid: str) -> bool:
         if files.read_bytes(f"/proc/{pid}/comm") == half_built_name(self.run) + b"\n":
-            return True
+            return files.read_bytes(f"/proc/{pid}/stat").rpartition(b") ")[2][:1] != b"Z"  # a zombie has ended, and keeps its name
         needle = f"NSBOOK_RUN={self.run}".encode("utf-8", "surrogateescape")
         for _ in range(50):
             variables = files.read_bytes(f"/proc/{pid}/environ")
             if variables:
                 return needle in variables.split(b"\0")
-            os.readlink(f"/proc/{pid}/exe")  # fails for a thread of the kernel's and for a zombie: they have no environment
+            if files.read_bytes(f"/proc/{pid}/cmdline"):
+                return False  # it was given none
+            os.readlink(f"/proc/{pid}/exe")  # fails for a thread of the kernel's and for a zombie: they have neither
             time.sleep(0.0005)  # in the middle of an exec: the new one is not there yet
         return False
 
