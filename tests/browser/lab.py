@@ -247,6 +247,7 @@ class LabPage:
             )
         )
         self.page.set_viewport_size({"width": width, "height": min(height + 120, 16_000)})
+        self.page.evaluate("() => { for (const e of document.querySelectorAll('.jp-WindowedPanel-outer')) e.scrollTop = 0; }")
         try:
             return self.shot(name)
         finally:
