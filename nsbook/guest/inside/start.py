@@ -108,7 +108,9 @@ def raise_loopback() -> None:
 
 def provide_modprobe(plan: Plan) -> None:
     """What the kernel runs when it wants a module: the host's modprobe, else busybox's, else ours (a Python each time)."""
-    program = next((p for p in ("/sbin/modprobe", "/usr/sbin/modprobe") if os.access(p, os.X_OK)), "")
+    program = ""
+    if os.path.exists(f"/lib/modules/{os.uname().release}/modules.dep.bin"):  # kmod's reads nothing else
+        program = next((p for p in ("/sbin/modprobe", "/usr/sbin/modprobe") if os.access(p, os.X_OK)), "")
     if not program:
         program = MODPROBE
         busybox = next((p for p in ("/bin/busybox", "/usr/bin/busybox") if os.access(p, os.X_OK)), "")
@@ -119,6 +121,6 @@ def provide_modprobe(plan: Plan) -> None:
                 file.write(f"#!{plan['python']} -IS\nimport sys\nsys.path[:0] = {plan['path']!r}\n")
                 file.write("from nsbook.guest.inside.modules import modprobe\nsys.exit(modprobe(sys.argv[1:]))\n")
             os.chmod(MODPROBE, 0o755)
-        if os.path.isdir("/sbin"):
+        if os.path.isdir("/sbin") and not os.path.lexists("/sbin/modprobe"):
             os.symlink(MODPROBE, "/sbin/modprobe")  # for people and scripts
     write("/proc/sys/kernel/modprobe", program)

@@ -76,11 +76,17 @@ class RemoveTree(Op):
 
 
 def remove_tree(path: str) -> None:
-    """``rm -rf`` that never crosses into another file system, and opens directories that were left at mode 000."""
+    """``rm -rf`` that never crosses into another file system, and opens directories that were left at mode 000. Somebody
+    else may be removing the same."""
+    try:
+        _remove(path)
+    except FileNotFoundError:
+        pass
+
+
+def _remove(path: str) -> None:
     try:
         os.rmdir(path)
-        return
-    except FileNotFoundError:
         return
     except NotADirectoryError:
         os.unlink(path)
@@ -103,32 +109,39 @@ def remove_tree(path: str) -> None:
 def _empty(fd: int, device: int) -> None:
     for name in os.listdir(fd):
         try:
-            os.unlink(name, dir_fd=fd)
+            _remove_entry(fd, name, device)
+        except FileNotFoundError:
             continue
-        except IsADirectoryError:
-            pass
-        except PermissionError:
-            if not _is_directory(fd, name):
-                mode = os.fstat(fd).st_mode
-                if mode & 0o300 == 0o300:
-                    raise
-                os.fchmod(fd, 0o700)
-                os.unlink(name, dir_fd=fd)
-                continue
-        try:
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-        except PermissionError:
-            os.chmod(name, 0o700, dir_fd=fd)
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-        try:
-            if os.fstat(inner).st_dev != device:
-                raise OSError(errno.EXDEV, "another file system is mounted there: not removed", name)
-            if os.fstat(inner).st_mode & 0o300 != 0o300:
-                os.fchmod(inner, 0o700)
-            _empty(inner, device)
-        finally:
-            os.close(inner)
-        os.rmdir(name, dir_fd=fd)
+
+
+def _remove_entry(fd: int, name: str, device: int) -> None:
+    try:
+        os.unlink(name, dir_fd=fd)
+        return
+    except IsADirectoryError:
+        pass
+    except PermissionError:
+        if not _is_directory(fd, name):
+            mode = os.fstat(fd).st_mode
+            if mode & 0o300 == 0o300:
+                raise
+            os.fchmod(fd, 0o700)
+            os.unlink(name, dir_fd=fd)
+            return
+    try:
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=fd)
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
+    try:
+        if os.fstat(inner).st_dev != device:
+            raise OSError(errno.EXDEV, "another file system is mounted there: not removed", name)
+        if os.fstat(inner).st_mode & 0o300 != 0o300:
+            os.fchmod(inner, 0o700)
+        _empty(inner, device)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=fd)
 
 
 def _is_directory(fd: int, name: str) -> bool:
