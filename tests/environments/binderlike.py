@@ -46,8 +46,8 @@ LEFT_OUT = ["TMPDIR", "TMP", "TEMP", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "MAIL"
 
 
 def environment(options: argparse.Namespace) -> dict[str, str]:
-    """The caller's, with what a pod has."""
-    env = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
+    """The caller's (an image's own is given by ``-e``), with what a pod has."""
+    env = {} if options.image else {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
     env.update(HOME=f"/home/{USER}", USER=USER, LOGNAME=USER, SHELL="/bin/bash", BINDERLIKE="1")
     env.update(
         {
@@ -102,7 +102,7 @@ def inside(options: argparse.Namespace, there: str, cgroup: PodCgroup, limits: L
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
         env = environment(options)
-        Tree(there, options.need, options.rw, options.own, options.shm).build(cgroup, limits, options.cgroupfs)
+        Tree(there, options.need, options.rw, options.own, options.shm, options.image).build(cgroup, limits, options.cgroupfs)
         socket.sethostname(HOSTNAME)
         if options.net == "none":
             raise_loopback()
@@ -172,6 +172,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rw", help="DIR of this machine, writable as far as uid 1000 may", **many)  # type: ignore[arg-type]
     parser.add_argument("--own", help="give the user DIR inside the overlay, recursively", **many)  # type: ignore[arg-type]
     parser.add_argument("--share", help="show DIR although the pod has its own /tmp or /run", **many)  # type: ignore[arg-type]
+    parser.add_argument("--image", default="", metavar="DIR", help="the root file system of a built image, shown instead of this machine's")
     parser.add_argument("--cwd", help="working directory (default: the current one)")
     parser.add_argument("--cgroupfs", choices=("auto", "fake-v2", "none"), default="auto", help="what /sys/fs/cgroup shows")
     parser.add_argument("--no-ptrace", action="store_true", help="ptrace fails too (profiles for kernels before 4.8)")
@@ -190,7 +191,8 @@ def parse() -> argparse.Namespace:
         parser.error("start it as root")
     if os.uname().machine != "x86_64":
         parser.error("x86_64 only")
-    options.cwd = os.path.realpath(options.cwd or os.getcwd())
+    if not options.image:
+        options.cwd = os.path.realpath(options.cwd or os.getcwd())
     for name in ("rw", "own", "share"):
         setattr(options, name, [os.path.realpath(d) for d in getattr(options, name)])
     own = os.path.dirname(os.path.realpath(__file__))

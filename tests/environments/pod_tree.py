@@ -46,9 +46,10 @@ def below(path: str, roots: Iterable[str]) -> bool:
 
 class Tree:
     """Built in ``there``, in a mount namespace of its own. ``needed``: directories that must be seen and reached; ``writable``:
-    those of the host's to be written to; ``owned``: those to be given to the user in the overlay."""
+    those of the host's to be written to; ``owned``: those to be given to the user in the overlay. ``image``: a root file
+    system to be shown instead of this machine's, as it is: then nothing of this machine is seen."""
 
-    def __init__(self, there: str, needed: list[str], writable: list[str], owned: list[str], shm: int) -> None:
+    def __init__(self, there: str, needed: list[str], writable: list[str], owned: list[str], shm: int, image: str = "") -> None:
         self.there = there
         self.base = f"{there}/base"
         self.root = f"{self.base}/root"
@@ -56,20 +57,23 @@ class Tree:
         self.writable = writable
         self.owned = owned
         self.shm = shm
+        self.image = image
 
     def build(self, cgroup: PodCgroup, limits: Limits, show_cgroups: str) -> None:
         """All of it, and enter it."""
         mount(None, "/", None, MS_REC | MS_PRIVATE)
         os.mkdir(self.base)
         mount("tmpfs", self.base, "tmpfs", 0, "mode=755")
-        self._overlay("/", self.base, self.root)
-        shares = self._shares()
-        self._users()
+        self._overlay(self.image or "/", self.base, self.root)
+        shares = [] if self.image else self._shares()
+        if not self.image:
+            self._users()
         self._own_directories()
         for source, target in shares:
             os.makedirs(self.root + target, exist_ok=True)
             bind(source, self.root + target)
-        self._open_the_way()
+        if not self.image:
+            self._open_the_way()
         for name in ("proc", "sys", "dev"):
             os.makedirs(f"{self.root}/{name}", exist_ok=True)
         self._proc()
@@ -121,9 +125,10 @@ class Tree:
 
     def _own_directories(self) -> None:
         home = f"{self.root}/home/{USER}"
-        shutil.rmtree(home, ignore_errors=True)
+        if not self.image:
+            shutil.rmtree(home, ignore_errors=True)
         for name, target, mode, owner in (
-            ("home", home, 0o755, UID),
+            *((("home", home, 0o755, UID),) if not self.image else ()),
             ("tmp", self.root + "/tmp", 0o1777, 0),
             ("vartmp", self.root + "/var/tmp", 0o1777, 0),
         ):

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,3 +179,18 @@ finally:
     out = image.run("python", "-c", script)
     assert "/lab/tree/notebooks/00-welcome.ipynb" in out, out
     assert time.monotonic() - start < 60
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", ["docker", "none"])
+def test_the_chapters_run_in_the_guest_in_a_pod_of_this_image(image: Image, mode: str) -> None:
+    """The image as Binder would start it, with nothing of this machine but its kernel: JupyterLab's own ``jupyter execute``
+    runs the chapters inside the guest, and a cell that fails fails it."""
+    variables = [word for v in image.config["Env"] for word in ("-e", v)]  # type: ignore[attr-defined]
+    pod = [sys.executable, str(Path(__file__).with_name("binderlike.py")), "--seccomp", mode, "--image", str(image.root), "--cwd", HOME]
+    chapters = [f"notebooks/{path.name}" for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))]
+    words = ["nsbook", "guest", "run", "jupyter", "execute", "--startup_timeout=120", "--timeout=120", *chapters]
+    done = subprocess.run([*pod, *variables, "--", *words], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    for chapter in chapters:
+        assert f"Executing {chapter}" in done.stderr or chapter in done.stderr + done.stdout
