@@ -8,7 +8,7 @@ VENV ?= .venv
 ARGS ?=
 SETTINGS := $(wildcard binder/jupyter/*.json binder/jupyter/*/*.json)
 
-.PHONY: help env lab test test-versions lint bench clean
+.PHONY: help env lab test test-versions lint bench recordings clean
 
 help:
 	@echo 'make lab            open the book in JupyterLab (makes $(VENV) first)'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-versions  the quick tests on the other Python versions that pyenv has'
 	@echo 'make lint           ruff and mypy'
 	@echo 'make bench          measure the speed against crun, runc and the budgets'
+	@echo 'make recordings     run the chapters and keep what their cells show, for machines that can not'
 	@echo 'make env            only make $(VENV), with all that the tests need'
 	@echo 'make clean          remove $(VENV) and what the tools have cached'
 
@@ -67,6 +68,10 @@ test-versions:
 
 bench: $(VENV)/.test
 	@$(VENV)/bin/python tests/bench/run.py $(ARGS)
+
+# As root: what the recordings hold is what the chapters' cells showed here, now.
+recordings: $(VENV)/.test
+	@NSBOOK_RECORD="$(CURDIR)/nsbook/book/recordings" $(VENV)/bin/python tests/notebooks/refresh.py
 
 clean:
 	rm -rf $(VENV) .venv-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist tests/browser/artifacts

@@ -209,6 +209,16 @@ def has_packages() -> bool:
     return False
 
 
+def has_limits() -> bool:
+    """Memory, CPU time and tasks, in a group of either version."""
+    from nsbook.primitives.cgroup_design import Limits, design
+
+    try:
+        return design("nsbook-tried", Limits(memory=1 << 26, quota=50_000, pids=10)).version > 0
+    except Exception:
+        return False
+
+
 needs: dict[str, Need] = {
     "root": Need(is_root, "run the tests as root (with CAP_SYS_ADMIN)", kind=os.geteuid() != 0),
     "ordinary-user": Need(lambda: os.geteuid() != 0, "run the tests as an ordinary user", kind=True),
@@ -216,6 +226,7 @@ needs: dict[str, Need] = {
     "sub-ids": Need(has_sub_ids, "newuidmap gives no range; apt install uidmap, lines in /etc/subuid and /etc/subgid", kind=True),
     "overlay": Need(has_overlay, "an overlay can't be mounted; kernel 5.11 or newer, modprobe overlay"),
     "net-admin": Need(has_net_admin, "links can't be made in a network namespace; apt install iproute2"),
+    "limits": Need(has_limits, "no control group that we may limit; run as root, or in a delegated group", kind=os.geteuid() != 0),
     "time-namespaces": Need(has_time_namespaces, "the kernel has no time namespaces (CONFIG_TIME_NS)", kind=True),
     "cgroup-v1": Need(has_cgroup_v1, "no writable cgroup v1 hierarchies of memory, cpu and pids", kind=True),
     "cgroup-v2": Need(has_cgroup_v2, "no writable cgroup v2 with the controllers memory, cpu and pids", kind=True),

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nsbook.book.exercise import Exercise as Exercise
-    from nsbook.book.needs import needs as needs
     from nsbook.book.quiz import Quiz as Quiz
     from nsbook.book.recordings import live as live
+    from nsbook.book.verdicts import needs as needs
 
-_names = {"Exercise": "exercise", "Quiz": "quiz", "live": "recordings", "needs": "needs"}
+_names = {"Exercise": "exercise", "Quiz": "quiz", "live": "recordings", "needs": "verdicts"}
 
 
 def __getattr__(name: str) -> Any:

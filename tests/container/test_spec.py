@@ -36,7 +36,7 @@ def validator() -> Draft4Validator:
     return Draft4Validator(schema, registry=Registry().with_resources(found))
 
 
-@requires("userns")
+@requires("userns", "limits", "root")
 @pytest.mark.parametrize("given", OPTIONS, ids=lambda given: "-".join(given) or "default")
 def test_the_configuration_validates(given: dict[str, Any]) -> None:
     config = Container("base", ["sh", "-c", "true"], **given).config

@@ -31,3 +31,11 @@ def test_in_a_guest_in_a_pod(pod: Pod, mode: str) -> None:
     done = pod(sys.executable, "-m", "nsbook.cli.main", "guest", "run", sys.executable, "-m", "pytest", *NBVAL, mode=mode, timeout=280)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert " passed" in done.stdout
+
+
+def test_as_an_ordinary_user_of_a_guest(guest_user: Machine) -> None:
+    """Rootless, with sub-ids and a delegated control group: other ops, so other outputs; but every cell runs."""
+    for chapter in CHAPTERS:
+        words = ["-m", "jupyter", "execute", "--startup_timeout=120", "--timeout=120", chapter]
+        done = guest_user.run(sys.executable, *words, timeout=200)
+        assert done.exit_code == 0, done.stderr.decode()[-3000:]

@@ -41,6 +41,9 @@ NO_SHELL = {
 """The ops that a shell has no line for. Whoever adds one must find no way to say it, and say why."""
 
 
+pytestmark = requires("limits")
+
+
 @pytest.fixture(scope="module")
 def full() -> Plan:
     return Container("base", ["sh", "-c", "true"], **FULL).explain()
