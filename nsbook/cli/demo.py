@@ -13,7 +13,8 @@ echo "my kernel: $(cat /proc/version)"
 echo "processes that I see:"; for p in /proc/[0-9]*; do echo "  ${p#/proc/} $(cat $p/comm 2>/dev/null)"; done
 echo "my root:" $(ls /)
 echo "my root's file system: $(head -n 1 /proc/self/mounts | cut -d ' ' -f 1-3)"
-echo "my limits: $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null) bytes of memory"
+LIMIT=$(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null)
+echo "my limit: ${LIMIT:-none that I can see}${LIMIT:+ bytes of memory}"
 """
 
 

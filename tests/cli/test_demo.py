@@ -52,8 +52,8 @@ def test_as_root(cli: Any, empty: Callable[[], None]) -> None:
 
 @requires("root", "overlay", "cgroup-v1")
 def test_the_memory_limit_is_seen_inside(cli: Any) -> None:
-    assert "my limits: 67108864 bytes of memory" in cli("demo").stdout
-    assert "my limits: 33554432 bytes of memory" in cli("demo", "--memory", "32M").stdout
+    assert "my limit: 67108864 bytes of memory" in cli("demo").stdout
+    assert "my limit: 33554432 bytes of memory" in cli("demo", "--memory", "32M").stdout
 
 
 @requires("root", "overlay")
