@@ -217,7 +217,7 @@ def test_dev_stdout_works(sh: Run) -> None:
 def test_six_namespaces_and_a_name() -> None:
     kinds = ["cgroup", "ipc", "mnt", "net", "pid", "uts"]
     with Container.create("base", ["sleep", "5"], hostname="box") as made:
-        for kind in [*kinds, "user", "time"]:
+        for kind in [k for k in (*kinds, "user", "time") if os.path.exists(f"/proc/self/ns/{k}")]:
             same = os.stat(f"/proc/{made.pid}/ns/{kind}").st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
             assert same is (kind not in kinds), kind
         made.start()

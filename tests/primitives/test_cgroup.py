@@ -131,7 +131,8 @@ def test_frozen_and_thawed(sleeper: subprocess.Popen[bytes]) -> None:
         assert "frozen" in str(group)
         sleeper.send_signal(15)
         time.sleep(0.05)
-        assert sleeper.poll() is None, "a frozen process gets no signal"
+        if group.version == 1:  # version 2 lets a signal through that ends it anyway
+            assert sleeper.poll() is None, "a frozen process gets no signal"
         group.thaw()
         assert not group.inspect().frozen
         assert sleeper.wait(timeout=5) == -15
